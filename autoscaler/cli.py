@@ -1,0 +1,275 @@
+"""The command line: argument parsing, and which room does the work. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+import yaml
+from rich.console import Console
+
+from autoscaler import __version__, build, journal
+from autoscaler.configuration import load_settings
+from autoscaler.errors import BadJournal, BadSettings, TidegateError
+from autoscaler.settings import Settings
+
+app = typer.Typer(
+    name="tidegate",
+    help="A token-dynamics autoscaler for LLM inference on Kubernetes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+errors = Console(stderr=True, soft_wrap=True)
+
+EXIT_FOUND = 1
+"""`check` found something, or `once` could not decide."""
+EXIT_BAD = 2
+"""Bad configuration or arguments; nothing was started."""
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", envvar="TIDEGATE_CONFIG", help="YAML configuration.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log debug messages too.")]
+
+
+def main() -> None:
+    """Console script."""
+    try:
+        app()
+    except BadSettings as error:
+        for problem in error.problems:
+            errors.print(f"error: {problem}", style="red", markup=False, highlight=False)
+        raise SystemExit(EXIT_BAD) from None
+    except BadJournal as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise SystemExit(EXIT_BAD) from None
+    except TidegateError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise SystemExit(EXIT_FOUND) from None
+    except BrokenPipeError:  # `tidegate explain | head`
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tidegate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """A token-dynamics autoscaler for LLM inference on Kubernetes."""
+
+
+def start_logs(level: str) -> None:
+    """Structured logs on stderr, one line each: coloured on a terminal, key=value otherwise."""
+    number = getattr(logging, level.upper())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _settings(config: Path | None, verbose: bool = False) -> Settings:
+    settings = load_settings(config)
+    start_logs("debug" if verbose else settings.log_level)
+    return settings
+
+
+def _out(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@app.command()
+def run(
+    config: ConfigOption = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(help="Write the servers' addresses there (JSON) once they listen.", show_default=False),
+    ] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run the control loop and serve the wishes until told to stop (SIGTERM, Ctrl-C)."""
+    from autoscaler.service import serve  # noqa: PLC0415 - servers and solver load in 1 s; --help should not wait
+
+    parts = build.parts(_settings(config, verbose))
+    serve(parts, ready_file=ready_file)
+
+
+@app.command()
+def once(
+    config: ConfigOption = None,
+    at: Annotated[
+        float | None,
+        typer.Option(help="Decide as of this Unix time instead of now (Prometheus only).", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """One tick against the metric source; print what would be wanted, and why. Nothing is published or saved."""
+    from autoscaler.once import decide_once  # noqa: PLC0415 - see run
+
+    settings = _settings(config, verbose)
+    seen, decision = decide_once(build.parts(settings), time.time() if at is None else at)
+    if as_json:
+        _out({**journal.plain_decision(decision), "notes": list(seen.notes), "source": seen.source})
+    else:
+        for role in decision.roles:
+            typer.echo(role.sentence)
+        for note in seen.notes:
+            errors.print(f"note: {note}", markup=False, highlight=False)
+    if all(role.blind is not None for role in decision.roles):
+        raise typer.Exit(EXIT_FOUND)
+
+
+@app.command()
+def check(
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Preflight: is Prometheus reachable, are every pool's series there, do labels match, are clocks and samples fresh?
+
+    Exit code 1 with the list of problems, 0 when there is none.
+    """
+    from autoscaler.preflight import preflight  # noqa: PLC0415 - see run
+
+    findings = preflight(build.parts(_settings(config, verbose)), time.time())
+    problems = [finding for finding in findings if not finding.good]
+    if as_json:
+        _out({
+            "ok": not problems,
+            "findings": [{"about": f.about, "ok": f.good, "message": f.message} for f in findings],
+        })  # fmt: skip
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.about}: {finding.message}")
+    if problems:
+        raise typer.Exit(EXIT_FOUND)
+
+
+@app.command()
+def explain(
+    file: Annotated[
+        Path | None, typer.Argument(help="Journal; the configuration's by default.", show_default=False)
+    ] = None,
+    config: ConfigOption = None,
+    last: Annotated[int, typer.Option("--last", "-n", min=1, help="How many ticks.")] = 5,
+    pool: Annotated[
+        str | None, typer.Option(help="Only this pool (name or namespace/name).", show_default=False)
+    ] = None,
+    changes: Annotated[bool, typer.Option("--changes", help="Only wishes that differ from the tick before.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The last decisions from the journal, as sentences."""
+    ticks: deque[dict[str, Any]] = deque(maxlen=last)
+    before: dict[str, int | None] = {}
+    for _, decision in journal.read(_journal_path(file, config)):
+        roles = [
+            role
+            for role in decision.roles
+            if pool in {None, role.key.pool, f"{role.key.namespace}/{role.key.pool}"}
+            and (not changes or before.get(str(role.key), role.desired) != role.desired)
+        ]
+        before = {str(role.key): role.desired for role in decision.roles}
+        if roles:
+            plain = journal.plain_decision(decision)["roles"]
+            kept = {role.key for role in roles}
+            told = [p for p, role in zip(plain, decision.roles, strict=True) if role.key in kept]
+            ticks.append({"at": decision.at, "roles": told, "sentences": [role.sentence for role in roles]})
+    if as_json:
+        _out(list(ticks))
+        return
+    for entry in ticks:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(entry["at"]))
+        for sentence in entry["sentences"]:
+            typer.echo(f"{stamp}Z  {sentence}")
+
+
+def _journal_path(file: Path | None, config: Path | None) -> Path:
+    if file is not None:
+        return file
+    default = Settings.model_fields["loop"].default.journal_file
+    if config is None:
+        return Path(default)
+    named = load_settings(config).loop.journal_file
+    if named is None:
+        raise BadSettings((f"{config}: loop.journal_file is empty, so no journal is written; name a journal instead",))
+    return Path(named)
+
+
+@app.command("config")
+def config_command(
+    config: ConfigOption = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of the configuration instead.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the effective configuration: file, environment and defaults together. Secrets are masked."""
+    if schema:
+        _out(Settings.model_json_schema())
+        return
+    effective = load_settings(config).model_dump(mode="json")
+    if as_json:
+        _out(effective)
+    else:
+        typer.echo(yaml.safe_dump(effective, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=10, max=86_400, help="Length of the demonstration.")] = 180,
+    as_json: Annotated[bool, typer.Option("--json", help="No live view; one JSON summary at the end.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the workload.")] = 0,
+    source: Annotated[
+        str, typer.Option(help="auto, prometheus or scrape; auto takes Prometheus when it is installed.")
+    ] = "auto",
+    workdir: Annotated[
+        Path | None, typer.Option(help="Keep all files there (default: a temporary folder).", show_default=False)
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Of the web page; 0 takes a free one.")] = 0,
+) -> None:
+    """An emulated prefill/decode fleet, a real Prometheus, the real loop and API, and a live view. Needs no cluster.
+
+    The loop is restarted when it dies, Prometheus a minute after it died: kill either to see what happens.
+    """
+    from autoscaler.demo.conductor import DemoOptions, SourceKind, conduct  # noqa: PLC0415 - see run
+
+    try:
+        kind = SourceKind(source)
+    except ValueError:
+        raise BadSettings((f"--source {source!r}: use auto, prometheus or scrape",)) from None
+    start_logs("warning" if not as_json else "info")
+    summary = conduct(
+        DemoOptions(seconds=seconds, seed=seed, source=kind, workdir=workdir, port=port, live=not as_json)
+    )
+    if as_json:
+        _out(summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""From what is remembered to what is needed: replicas per role now and at every tier's lead time, with the velocity."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from autoscaler.learning import estimate
+from autoscaler.memory import load_now
+from autoscaler.model import Role, Velocity
+from autoscaler.velocity import (
+    Engine,
+    Mix,
+    colocated_engines,
+    decode_engines,
+    decode_velocity,
+    prefill_engines,
+    prefill_velocity,
+    role_velocity,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from autoscaler.learning import Estimate
+    from autoscaler.memory import RoleMemory
+    from autoscaler.rules import RoleRules, Rules
+    from forecasting.series import Series
+
+MOST_DOUBT = 0.5
+"""An unsure velocity is discounted by at most this: 1 / 1.5. Beyond it doubt would cost more GPUs than it is worth."""
+USUAL_MIX = Mix(prompt=1000.0, output=200.0, resident=1100.0)
+"""Assumed before the first request: the Azure conversation trace's means (1,155 in, 211 out), rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleDemand:
+    """What one role needs.
+
+    Attributes:
+        load: tokens/s arriving now; None when nothing was ever reported.
+        at: (seconds ahead, replicas needed then), ascending, beginning with now.
+        forecast: tokens/s at the upper quantile at the last of these times.
+        velocity: of one replica, tokens/s, with its uncertainty and basis.
+        words: how the number came about.
+    """
+
+    load: float | None
+    at: tuple[tuple[float, int], ...]
+    forecast: float | None
+    velocity: Velocity
+    words: str
+
+
+def engine_now(known: RoleMemory, rule: RoleRules) -> tuple[Engine, Estimate]:
+    """The engine by profile, with what was learned of its step model and its own KV capacity put in."""
+    learned = estimate(known.learned, rule.prior)
+    engine = replace(rule.engine, step=learned.step)
+    if known.kv_capacity is not None:
+        engine = replace(engine, kv_capacity=known.kv_capacity)
+    return engine, learned
+
+
+def velocity_now(known: RoleMemory, rule: RoleRules, engine: Engine, learned: Estimate) -> Velocity:
+    """One engine's velocity at the requests' present shape, with standard deviation and where it comes from."""
+    role, mix = rule.key.role, known.mix or USUAL_MIX
+    shown = role_velocity(role, engine, mix, rule.target.itl_s)
+    prefill_sd = learned.prefill_sd(engine.batched_tokens)
+    if role is Role.PREFILL:
+        sd = prefill_sd if shown.binds == "compute" else 0.0
+    else:
+        sd = learned.decode_sd(shown.batch or 1.0, mix.resident)
+        sd = max(sd, prefill_sd) if role is Role.COLOCATED else sd
+    is_learned, why = learned.says(role, sd)
+    return replace(shown, relative_sd=sd, basis=why if is_learned else f"profile {rule.profile}, {why}")
+
+
+def _discounted(engine: Engine, sd: float) -> Engine:
+    """The engine slowed by its uncertainty: planning with one standard deviation less than the best guess."""
+    slower = 1.0 + min(sd, MOST_DOUBT)
+    step = engine.step
+    return replace(
+        engine,
+        step=replace(
+            step,
+            per_prompt_token=step.per_prompt_token * slower,
+            per_running=step.per_running * slower,
+            per_resident_token=step.per_resident_token * slower,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """A role's load at one time ahead: prompt tokens/s and output tokens/s."""
+
+    prompt: float
+    output: float
+
+
+def _quantiles(series: Series, at: float, leads: Sequence[float], rules: Rules) -> list[float]:
+    """Upper quantiles of the load `leads` seconds ahead; zeros for a load never seen."""
+    forecast = rules.forecaster.forecast(series, at, tuple(leads), (rules.quantile,)) if leads else None
+    return [row[0] for row in forecast.values] if forecast is not None else [0.0] * len(leads)
+
+
+def role_demand(known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, rules: Rules, at: float) -> RoleDemand:
+    """What a role needs now and at each lead time of its accelerator's tiers.
+
+    Args:
+        known: its own memory.
+        feeding: the prefill role's memory when this is the decode role of a disaggregated pool: its first tokens lead
+            the decode load by a prefill and a transfer.
+        rule: its rules.
+        rules: all rules.
+        at: now, Unix seconds.
+    """
+    engine, learned = engine_now(known, rule)
+    velocity = velocity_now(known, rule, engine, learned)
+    planned = _discounted(engine, velocity.relative_sd)
+    leads = [lead for lead in rules.leads(rule.accelerator) if lead > 0]
+    loads = _loads(known, feeding, rules, at, leads)
+    waiting, in_service = _backlog(known)
+    needs = []
+    for ahead, load in zip([0.0, *leads], loads, strict=True):
+        engines = _engines(rule, planned, known.mix or USUAL_MIX, load, waiting, in_service)
+        needs.append((ahead, math.ceil(engines / known.engines_per_replica)))
+    prompts = rule.key.role is Role.PREFILL
+    series = known.prompt_load if prompts else known.output_load
+    now = load_now(series)
+    far = loads[-1].prompt if prompts else loads[-1].output
+    shown = replace(velocity, tokens=velocity.tokens * known.engines_per_replica)
+    return RoleDemand(
+        now, tuple(needs), far if now is not None else None, shown, _words(rules, shown, leads, far, waiting)
+    )
+
+
+def _words(rules: Rules, velocity: Velocity, leads: Sequence[float], far: float, waiting: float) -> str:
+    horizon = f"{leads[-1]:.0f} s ahead" if leads else "now"
+    queue = f", {waiting:.0f} waiting" if waiting >= 1 else ""
+    return (
+        f"{far:,.0f} tokens/s at the {rules.quantile:.0%} quantile {horizon}{queue}; "
+        f"{velocity.tokens:,.0f} tokens/s a replica, bound by {velocity.binds} ({velocity.basis})"
+    )
+
+
+def _backlog(known: RoleMemory) -> tuple[float, float]:
+    """Requests waiting now, and those running or waiting."""
+    if not known.gauges:
+        return 0.0, 0.0
+    last = known.gauges[-1]
+    return last.waiting, last.waiting + last.running
+
+
+def _loads(
+    known: RoleMemory, feeding: RoleMemory | None, rules: Rules, at: float, leads: Sequence[float]
+) -> list[_Load]:
+    """Loads now and at each lead; the present one is the last seen, not a quantile."""
+    prompt, output = [load_now(known.prompt_load) or 0.0], [load_now(known.output_load) or 0.0]
+    prompt += _quantiles(known.prompt_load, at, leads, rules)
+    output += _quantiles(known.output_load, at, leads, rules)
+    fed = _fed(known, feeding, rules, at, leads)
+    return [_Load(p, max(o, f)) for p, o, f in zip(prompt, output, fed, strict=True)]
+
+
+def _fed(known: RoleMemory, feeding: RoleMemory | None, rules: Rules, at: float, leads: Sequence[float]) -> list[float]:
+    """Output tokens/s that the prefill role's arrivals will ask of decode; zeros where that cannot be told."""
+    mix, source = known.mix, feeding.mix if feeding else None
+    if feeding is None or mix is None or source is None or mix.output <= 0 or source.prompt <= 0:
+        return [0.0] * (1 + len(leads))
+    series = feeding.prompt_load
+    prompts = [load_now(series) or 0.0, *_quantiles(series, at, leads, rules)]
+    return [tokens / source.prompt * mix.output for tokens in prompts]
+
+
+def _engines(rule: RoleRules, engine: Engine, mix: Mix, load: _Load, waiting: float, in_service: float) -> int:
+    role, target = rule.key.role, rule.target
+    if role is Role.PREFILL:
+        velocity, _ = prefill_velocity(engine)
+        return prefill_engines(load.prompt, waiting * mix.prompt, velocity, mix.prompt, target)
+    if role is Role.DECODE:
+        velocity, _, batch = decode_velocity(engine, mix.resident, target.itl_s)
+        return decode_engines(load.output, in_service, velocity, batch, target)
+    return colocated_engines(load.prompt, load.output, waiting * mix.prompt, in_service, engine, mix, target)
+
+
+def pool_demands(
+    memories: Mapping[Role, RoleMemory], rules_of: Mapping[Role, RoleRules], rules: Rules, at: float
+) -> dict[Role, RoleDemand]:
+    """Demands of all roles of one pool; decode learns of its load from prefill first."""
+    feeding = memories.get(Role.PREFILL)
+    return {
+        role: role_demand(known, feeding if role is Role.DECODE else None, rules_of[role], rules, at)
+        for role, known in memories.items()
+    }

@@ -1,0 +1,98 @@
+"""The journal: one JSON line per tick with what was seen and what was decided, enough to replay and to explain.
+
+    {"v": 1, "seen": {…Observation…}, "decision": {…Decision…}}
+
+None fields are left out. Lines are appended in one write each, so that a reader never sees half of one but the last.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from autoscaler.errors import BadJournal
+from autoscaler.model import Decision, Observation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VERSION = 1
+_SEEN = TypeAdapter(Observation)
+_DECISION = TypeAdapter(Decision)
+
+
+def plain_decision(decision: Decision) -> dict[str, Any]:
+    """A decision as JSON's own types; absent values are left out."""
+    return _object(_DECISION.dump_python(decision, mode="json", exclude_none=True))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} instead of an object")
+    return value
+
+
+class Journal:
+    """An append-only file that is turned over to `<name>.1` when it grows beyond `most_bytes`."""
+
+    def __init__(self, path: Path, most_bytes: int) -> None:
+        self.path = path
+        self.most_bytes = most_bytes
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, seen: Observation, decision: Decision) -> None:
+        """Append one tick."""
+        plain = _SEEN.dump_python(seen, mode="json", exclude_none=True)
+        entry = {"v": VERSION, "seen": plain, "decision": plain_decision(decision)}
+        line = json.dumps(entry, separators=(",", ":"), allow_nan=False) + "\n"
+        if self.path.exists() and self.path.stat().st_size + len(line) > self.most_bytes:
+            self.path.replace(self.path.with_name(self.path.name + ".1"))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
+def read(path: Path) -> Iterator[tuple[Observation, Decision]]:
+    """All ticks of a journal, oldest first; the turned-over file before the present one.
+
+    A last line cut short by a crash is left out; any other damage is an error.
+
+    Raises:
+        BadJournal: naming file and line.
+    """
+    older = path.with_name(path.name + ".1")
+    if not path.exists() and not older.exists():
+        raise BadJournal(f"{path}: there is no such journal; `tidegate run` writes one to loop.journal_file")
+    for file in (older, path):
+        if file.exists():
+            yield from _read_one(file)
+
+
+def _read_one(file: Path) -> Iterator[tuple[Observation, Decision]]:
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                pair = _entry(line)
+            except (ValueError, KeyError, TypeError) as error:
+                if not line.endswith("\n"):
+                    return
+                raise BadJournal(f"{file}:{number}: not a journal line: {_first_line(error)}") from None
+            yield pair
+
+
+def _entry(line: str) -> tuple[Observation, Decision]:
+    entry = _object(json.loads(line))
+    if entry.get("v") != VERSION:
+        raise ValueError(f"version {entry.get('v')!r}; this program reads version {VERSION}")
+    return _SEEN.validate_python(entry["seen"]), _DECISION.validate_python(entry["decision"])
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing"
+    return str(error)

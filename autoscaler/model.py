@@ -1,0 +1,243 @@
+"""The nouns: what is seen, what is known of a pool, what was decided and why. Imports no other room.
+
+Three counts, never one: `desired` (wanted), `starting` (asked for, not arrived), `ready` (arrived). Absence is None
+("nobody reported"), never 0. Every observation carries the time of its own samples; age is judged on that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What the replicas of a workload do."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    COLOCATED = "colocated"
+
+
+class Tier(StrEnum):
+    """Where capacity comes from, nearest first. Convert and wake need hands the first version does not have."""
+
+    RUNNING = "running"
+    START = "start"
+    PREEMPT = "preempt"
+    PROVISION = "provision"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RoleKey:
+    """One scalable thing: a role of a pool."""
+
+    namespace: str
+    pool: str
+    role: Role
+
+    def __str__(self) -> str:
+        """`namespace/pool/role`, the form used in logs, journals and series keys."""
+        return f"{self.namespace}/{self.pool}/{self.role}"
+
+    @classmethod
+    def parse(cls, text: str) -> RoleKey:
+        """Inverse of str(). Raises ValueError when `text` is not `namespace/pool/role`."""
+        parts = text.split("/")
+        if len(parts) != 3:  # noqa: PLR2004 - namespace, pool, role
+            raise ValueError(f"{text!r} is not of the form namespace/pool/role")
+        return cls(parts[0], parts[1], Role(parts[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class RoleObservation:
+    """What the engines of one role said. Rates are tokens/s, requests/s or seconds/s summed over the reporting engines.
+
+    Attributes:
+        key: whose it is.
+        sampled_at: Unix time of the oldest newest-sample relied on; None when nothing fresh was reported.
+        reporting: engines with fresh samples; `rate_engines` of them had two samples, so count in the rates.
+        engines_per_replica: data-parallel engines behind one replica (1 unless several report from one target).
+        ready: replicas that have arrived; None when nobody said.
+        replicas: replicas that exist, ready or not (`status.replicas`); None when nobody said.
+        stale: engines known to the source whose samples are too old or not finite.
+        running: requests in running batches. waiting: queued in the engines. queued_at_gateway: held before them.
+        kv_usage: mean used share of KV cache, 0..1. kv_capacity: KV tokens one engine holds.
+        prompt_rate: prompt tokens/s with prefix hits; computed_rate: those really computed here.
+        generation_rate: output tokens/s. first_token_rate, completion_rate: requests/s.
+        prefill_busy: request-seconds/s in prefill. itl_busy / itl_tokens: mean inter-token latency, s.
+        ttft_busy: seconds/s of TTFT, over first_token_rate its mean.
+        step_rate: iterations/s. preemption_rate: requests/s thrown back for want of KV.
+        transfer_bytes, transfer_busy: KV bytes/s and seconds/s on the link.
+    """
+
+    key: RoleKey
+    sampled_at: float | None = None
+    reporting: int = 0
+    rate_engines: int = 0
+    engines_per_replica: int = 1
+    ready: int | None = None
+    replicas: int | None = None
+    stale: int = 0
+    running: float | None = None
+    waiting: float | None = None
+    queued_at_gateway: float | None = None
+    kv_usage: float | None = None
+    kv_capacity: float | None = None
+    prompt_rate: float | None = None
+    computed_rate: float | None = None
+    generation_rate: float | None = None
+    first_token_rate: float | None = None
+    completion_rate: float | None = None
+    prefill_busy: float | None = None
+    itl_busy: float | None = None
+    itl_tokens: float | None = None
+    ttft_busy: float | None = None
+    step_rate: float | None = None
+    preemption_rate: float | None = None
+    transfer_bytes: float | None = None
+    transfer_busy: float | None = None
+
+    @property
+    def itl(self) -> float | None:
+        """Mean inter-token latency, s, over the window; None without tokens."""
+        if self.itl_busy is None or not self.itl_tokens:
+            return None
+        return self.itl_busy / self.itl_tokens
+
+    @property
+    def ttft(self) -> float | None:
+        """Mean time to first token, s, over the window; None without first tokens."""
+        if self.ttft_busy is None or not self.first_token_rate:
+            return None
+        return self.ttft_busy / self.first_token_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """GPUs of one accelerator type to be had, beyond what the pools hold. None means not known, not unlimited."""
+
+    accelerator: str
+    free: int | None = None
+    preemptible: int | None = None
+    provisionable: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything seen at one tick.
+
+    Attributes:
+        at: Unix time of the tick.
+        roles: one per configured role, in configuration order; blind ones included.
+        stocks: what supply there is, by accelerator.
+        source: `prometheus`, `scrape`, `simulation`.
+        notes: what a person should know about how this was seen.
+        failure: why the source as a whole could not be read; None when it could.
+    """
+
+    at: float
+    roles: tuple[RoleObservation, ...]
+    stocks: tuple[Stock, ...] = ()
+    source: str = ""
+    notes: tuple[str, ...] = ()
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Velocity:
+    """What one replica of a role can do, and how well that is known.
+
+    Attributes:
+        tokens: prefill: uncached prompt tokens/s; decode: output tokens/s at the ITL target; colocated: output
+            tokens/s at the ITL target with the present prompt:output mix beside them.
+        relative_sd: one standard deviation over `tokens`.
+        basis: `profile`, `learned` or `learning`, then why, in words.
+        binds: what limits it: `compute`, `itl`, `kv`, `batch`, `link`.
+        batch: requests in the running batch at that rate; None for prefill.
+    """
+
+    tokens: float
+    relative_sd: float
+    basis: str
+    binds: str
+    batch: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Capacity asked of one supply tier."""
+
+    tier: Tier
+    replicas: int
+    lead_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoleDecision:
+    """What one role should have, and why.
+
+    Attributes:
+        key: whose it is.
+        desired: replicas wanted in total, what runs and what starts included. None: nothing can be said yet.
+        planned: what the plan wanted before the guards; None when there was no plan (blind).
+        ready, starting: arrived; asked for and not arrived. None: not known.
+        load: tokens/s arriving now (prefill: uncached prompt tokens; decode and colocated: output tokens).
+        forecast: tokens/s at the upper quantile at the lead time that decided. velocity: of one replica.
+        takes: where the additional replicas come from.
+        shortage: replicas the plan could not find.
+        blind: why this role cannot be judged; None when it can.
+        guards: name and sentence of each guard that changed the number.
+        reasons: the sentence's parts: forecast, binding constraint, tier, next-best cost.
+        sampled_at: when the signals behind this were seen.
+    """
+
+    key: RoleKey
+    desired: int | None
+    planned: int | None = None
+    ready: int | None = None
+    starting: int | None = None
+    load: float | None = None
+    forecast: float | None = None
+    velocity: Velocity | None = None
+    takes: tuple[Take, ...] = ()
+    shortage: float = 0.0
+    blind: str | None = None
+    guards: tuple[tuple[str, str], ...] = ()
+    reasons: tuple[str, ...] = ()
+    sampled_at: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The decision in words, one line."""
+        head = f"{self.key}: " + ("no decision yet" if self.desired is None else f"{self.desired} replicas")
+        if self.ready is not None:
+            head += f" ({self.ready} ready" + (f", {self.starting} starting)" if self.starting else ")")
+        parts = [*([f"blind: {self.blind}"] if self.blind else []), *self.reasons, *(why for _, why in self.guards)]
+        return "; ".join([head, *parts])
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEvidence:
+    """How the plan came about, for all roles together. Costs are over the plan's horizon, shortage included."""
+
+    status: str
+    cost: float | None = None
+    next_best_cost: float | None = None
+    next_best: str | None = None
+    binding: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One tick's decision for every role, in configuration order."""
+
+    at: float
+    roles: tuple[RoleDecision, ...]
+    plan: PlanEvidence | None = None
+    failure: str | None = None
+
+    @property
+    def blind(self) -> bool:
+        """Whether any role could not be judged at this tick."""
+        return any(role.blind is not None for role in self.roles)

@@ -1,0 +1,55 @@
+"""`tidegate once`: a single tick, published nowhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from autoscaler import build
+from autoscaler.cluster.live import role_observation
+from autoscaler.errors import CannotSee
+from autoscaler.memory import Memory
+from autoscaler.model import Observation
+from autoscaler.tick import tick
+from metrics_adapter.scrape import ScrapeSource
+from metrics_adapter.signals import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autoscaler.build import Parts
+    from autoscaler.model import Decision
+    from metrics_adapter.signals import Group, MetricSource, Readings
+
+SETTLE_S = 5.0
+"""A direct scrape needs two looks before it has a rate; this long apart."""
+
+
+def decide_once(parts: Parts, now: float) -> tuple[Observation, Decision]:
+    """Look and decide as of `now`, without memory.
+
+    A first look knows no history: the forecast has one point, and no role is told to shrink.
+
+    Raises:
+        CannotSee: the source cannot be read.
+    """
+    source = build.source(parts.settings, time.time)
+    try:
+        readings = read_now(source, tuple(parts.groups.values()), now)
+    finally:
+        source.close()
+    roles = tuple(role_observation(key, readings.by_key[group.key], None) for key, group in parts.groups.items())
+    seen = Observation(readings.at, roles, parts.stocks, source.name, readings.notes)
+    return seen, tick(seen, Memory(), parts.rules)[0]
+
+
+def read_now(source: MetricSource, groups: Sequence[Group], now: float) -> Readings:
+    """A look with rates: a direct scrape is asked twice, SETTLE_S apart. Raises CannotSee."""
+    try:
+        readings = source.read(now, groups)
+        if isinstance(source, ScrapeSource):
+            time.sleep(SETTLE_S)
+            readings = source.read(time.time(), groups)
+    except SourceError as error:
+        raise CannotSee(f"{source.name}: {error}") from error
+    return readings

@@ -1,0 +1,171 @@
+"""`tidegate check`: everything that must be right before the loop can see, and what to do where it is not."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autoscaler import build
+from autoscaler.errors import CannotSee
+from autoscaler.once import read_now
+from metrics_adapter.engines import NAME_PATTERN
+from metrics_adapter.prometheus import PrometheusSource
+from metrics_adapter.queries import quoted
+from metrics_adapter.signals import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from autoscaler.build import Parts
+    from autoscaler.model import RoleKey
+    from metrics_adapter.signals import Reading, Readings
+
+MOST_SKEW_S = 5.0
+"""Beyond this, sample ages are misjudged by a good part of their limit."""
+MOST_DIAGNOSED = 50
+"""Pools without series whose labels are looked into; one wrong label usually explains all the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: what it is about, whether it is good, and a sentence."""
+
+    about: str
+    good: bool
+    message: str
+
+
+def preflight(parts: Parts, now: float) -> list[Finding]:
+    """Look at everything; a source that cannot be reached ends the list."""
+    source = build.source(parts.settings, time.time)
+    try:
+        findings = list(_source(source, now)) if isinstance(source, PrometheusSource) else []
+        if any(not finding.good and finding.about == "prometheus" for finding in findings):
+            return findings
+        try:
+            readings = read_now(source, tuple(parts.groups.values()), now)
+        except CannotSee as error:
+            return [*findings, Finding(source.name, good=False, message=str(error))]
+        return findings + list(_roles(parts, source, readings, now))
+    finally:
+        source.close()
+
+
+def _source(source: PrometheusSource, now: float) -> Iterator[Finding]:
+    try:
+        before = time.time()
+        served = source.server_time()
+        mine = (before + time.time()) / 2
+        yield Finding("prometheus", good=True, message=f"{source.access.address} answers")
+        names = source.names(now)
+    except SourceError as error:
+        yield Finding("prometheus", good=False, message=str(error))
+        return
+    skew = served - mine
+    if abs(skew) > MOST_SKEW_S:
+        side = "ahead of" if skew > 0 else "behind"
+        yield Finding(
+            "clock",
+            good=False,
+            message=f"Prometheus is {abs(skew):.1f} s {side} this machine, so ages are wrong: synchronise the clocks",
+        )
+    else:
+        yield Finding("clock", good=True, message=f"{abs(skew):.1f} s apart from Prometheus")
+    if names:
+        families = sorted({name.replace(":", "_").split("_")[0] for name in names})
+        yield Finding("metrics", good=True, message=f"{len(names)} known metric names ({', '.join(families)})")
+    else:
+        yield Finding(
+            "metrics",
+            good=False,
+            message="no metric of vLLM, SGLang, TensorRT-LLM, Dynamo or the gateway is on this server: is it the one "
+            "that scrapes the engines, and does it scrape them at all?",
+        )
+
+
+def _roles(parts: Parts, source: object, readings: Readings, now: float) -> Iterator[Finding]:
+    diagnosed = 0
+    for note in readings.notes:
+        yield Finding("source", good=True, message=note)
+    for key, group in parts.groups.items():
+        reading = readings.by_key[group.key]
+        if reading.reporting == 0 and reading.stale == 0:
+            diagnosed += 1
+            causes = ""
+            if isinstance(source, PrometheusSource) and diagnosed <= MOST_DIAGNOSED:
+                causes = _mismatch(source, group.match, now)
+            yield _missing(key, group.match, reading, causes)
+        else:
+            yield _heard(parts, key, reading, now)
+
+
+def _heard(parts: Parts, key: RoleKey, reading: Reading, now: float) -> Finding:
+    if reading.reporting == 0:
+        limit = parts.settings.source.max_age_s
+        return Finding(
+            str(key),
+            good=False,
+            message=f"stale: all {reading.stale} engines have only samples older than {limit:g} s, or not finite ones; "
+            "this role is blind and will be held",
+        )
+    age = now - reading.sampled_at if reading.sampled_at is not None else 0.0
+    said = f"{reading.reporting} engines report, oldest sample {max(age, 0.0):.0f} s old"
+    silent = (reading.targets_up or 0) - reading.replicas_reporting
+    if reading.stale or silent > 0:
+        return Finding(
+            str(key),
+            good=False,
+            message=f"{said}; {reading.stale} engines are stale and {max(silent, 0)} targets that are up report "
+            "nothing known: the role will not shrink",
+        )
+    if reading.rate_engines < reading.reporting:
+        return Finding(
+            str(key),
+            good=False,
+            message=f"{said}, but only {reading.rate_engines} have two samples within source.window_s "
+            f"({parts.settings.source.window_s:g} s): use at least four scrape intervals, or wait",
+        )
+    return Finding(str(key), good=True, message=said)
+
+
+def _missing(key: RoleKey, match: Mapping[str, str], reading: Reading, causes: str) -> Finding:
+    wanted = ", ".join(f"{label}={quoted(value)}" for label, value in sorted(match.items()))
+    up = f" {reading.targets_up} of {reading.targets} scrape targets are up." if reading.targets else ""
+    return Finding(str(key), good=False, message=f"no series with {wanted}.{up}{causes}")
+
+
+def _mismatch(source: PrometheusSource, match: Mapping[str, str], now: float) -> str:
+    """Which label is off: for each, the values it has where all the other labels are as wanted."""
+    said = []
+    for label, value in sorted(match.items()):
+        others = {name: other for name, other in match.items() if name != label}
+        pairs = "".join(f",{name}={quoted(other)}" for name, other in sorted(others.items()))
+        try:
+            values = source.label_values(label, f'{{__name__=~"{NAME_PATTERN}"{pairs}}}', now)
+        except SourceError as error:
+            return f" (looking for the cause failed: {error})"
+        if values:
+            near = difflib.get_close_matches(value, values, n=1, cutoff=0.0)[0]
+            more = f" (of {len(values)} values)" if len(values) > 1 else ""
+            said.append(f" {label} is never {quoted(value)} there; the nearest that exists is {quoted(near)}{more}.")
+    if said:
+        return "".join(said)
+    return _nowhere(source, match, now)
+
+
+def _nowhere(source: PrometheusSource, match: Mapping[str, str], now: float) -> str:
+    """Several labels are off: look at each alone."""
+    said = []
+    for label, value in sorted(match.items()):
+        try:
+            values = source.label_values(label, f'{{__name__=~"{NAME_PATTERN}"}}', now)
+        except SourceError as error:
+            return f" (looking for the cause failed: {error})"
+        if not values:
+            said.append(f" no engine series has a label {label!r}.")
+        elif value not in values:
+            near = difflib.get_close_matches(value, values, n=1, cutoff=0.0)[0]
+            said.append(f" {label} is never {quoted(value)}; the nearest that exists is {quoted(near)}.")
+    return "".join(said) or " Each label value exists, but never together on one series."

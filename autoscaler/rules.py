@@ -1,0 +1,95 @@
+"""What the tick is told besides what it sees: frozen values built once from the settings and the hardware profiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from autoscaler.guards import GuardRules
+
+if TYPE_CHECKING:
+    from autoscaler.learning import Prior
+    from autoscaler.model import RoleKey, Tier
+    from autoscaler.velocity import Engine, Target
+    from forecasting.forecaster import Forecaster
+
+
+@dataclass(frozen=True, slots=True)
+class RoleRules:
+    """One role's own rules.
+
+    Attributes:
+        key: whose.
+        engine: one engine by its profile; KV capacity is replaced by what the engine reports.
+        prior: where learning of its step model starts.
+        profile: the profile's name, for sentences.
+        target: latency targets.
+        minimum, maximum: bounds on replicas.
+        accelerator: GPU type in the supply.
+        gpus: GPUs of one replica.
+        shortage_price: price of lacking one replica for an hour.
+    """
+
+    key: RoleKey
+    engine: Engine
+    prior: Prior
+    profile: str
+    target: Target
+    minimum: int
+    maximum: int
+    accelerator: str
+    gpus: int
+    shortage_price: float
+
+
+@dataclass(frozen=True, slots=True)
+class SupplyRules:
+    """One rung of the ladder for one accelerator: who gives GPUs, when they serve, and at what price.
+
+    `stock` None: taken from the observation (`Stock.free` for start), unlimited when that says nothing either.
+    """
+
+    tier: Tier
+    accelerator: str
+    lead_s: float
+    price_per_gpu_hour: float
+    one_off_price: float = 0.0
+    granularity: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """All rules of a tick.
+
+    Attributes:
+        roles: in configuration order; several roles of one pool stand together.
+        supply: the ladder's rungs, cheapest tier first.
+        forecaster: gives quantiles at several horizons.
+        quantile: the upper quantile planned for.
+        history_s: length of the load history kept. bin_s: its bins.
+        window_s: window of the rates seen.
+        mix_memory_s: time constant of the requests' mean shape.
+        start_deadline_s: asked for so long ago and not arrived: no longer counted on.
+        guards: caution.
+        horizon_s, time_limit_s, gap, budget_per_hour, max_gpus_preempted: the plan's.
+    """
+
+    roles: tuple[RoleRules, ...]
+    supply: tuple[SupplyRules, ...]
+    forecaster: Forecaster
+    quantile: float = 0.9
+    history_s: float = 21_600.0
+    bin_s: float = 60.0
+    window_s: float = 60.0
+    mix_memory_s: float = 600.0
+    start_deadline_s: float = 900.0
+    guards: GuardRules = field(default_factory=GuardRules)
+    horizon_s: float = 3600.0
+    time_limit_s: float = 2.0
+    gap: float = 0.005
+    budget_per_hour: float | None = None
+    max_gpus_preempted: int | None = None
+
+    def leads(self, accelerator: str) -> tuple[float, ...]:
+        """Lead times of this accelerator's tiers, s, ascending, each once."""
+        return tuple(sorted({rung.lead_s for rung in self.supply if rung.accelerator == accelerator}))

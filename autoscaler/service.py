@@ -1,0 +1,262 @@
+"""`tidegate run`: the loop with its doors open, from start to clean end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+import structlog
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from autoscaler import __version__, build, store
+from autoscaler.cluster.kube_state import KubeStateCounts
+from autoscaler.cluster.live import LiveWorld
+from autoscaler.errors import BadMemory, BadSettings
+from autoscaler.journal import Journal
+from autoscaler.loop import run
+from autoscaler.memory import Memory
+from autoscaler.publishing import Publisher, Status
+from metrics_adapter.board import Board, Limits
+from metrics_adapter.exposition import Exposition, Telemetry
+from metrics_adapter.external import ExternalMetrics
+from metrics_adapter.prometheus import PrometheusSource
+from metrics_adapter.server import Server, ServerError, compose
+from metrics_adapter.tls import ServingCertificate, TlsError, self_signed
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Sequence
+
+    from autoscaler.build import Parts
+    from autoscaler.model import Decision, Observation
+    from autoscaler.settings import Settings
+    from metrics_adapter.signals import Group, MetricSource, Readings
+
+log = structlog.get_logger(__name__)
+
+SAVE_EVERY_S = 30.0
+"""Memory is saved at most this often, and when a wish changed: a kill in between loses history, never a wish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """The servers, for their addresses."""
+
+    api: Server
+    status: Server
+
+
+def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Args:
+        parts: what to run.
+        ready_file: written as JSON with the servers' addresses once they listen.
+        clock: Unix seconds.
+
+    Raises:
+        BadSettings: an address is taken, a certificate cannot be used, a file cannot be written.
+    """
+    settings = parts.settings
+    stop = Event()
+    with ExitStack() as stack:
+        _stop_on_signals(stop, stack)
+        board = Board(Limits(settings.serving.soft_age_s, settings.serving.hard_age_s), clock)
+        telemetry = Telemetry(board)
+        status = Status(settings.source.kind, settings.loop.interval_s, clock())
+        doors = _open_doors(settings, board, telemetry, status, stack, clock)
+        source = build.source(settings, clock)
+        stack.callback(source.close)
+        publisher = Publisher(board, telemetry, status, settings.forecast.quantile, parts.disabled)
+        recorder = Recorder(settings, publisher, telemetry, clock)
+        memory = recorder.restored()
+        if ready_file is not None:
+            _announce(ready_file, doors)
+        log.info(
+            "tidegate runs", version=__version__, source=source.name, api=doors.api.url, status=doors.status.url,
+            roles=len(parts.groups), interval_s=settings.loop.interval_s,
+        )  # fmt: skip
+        world = LiveWorld(
+            Timed(source, recorder.watch),
+            parts.groups,
+            publisher.publish,
+            clock=clock,
+            interval_s=settings.loop.interval_s,
+            stop=stop,
+            stocks=parts.stocks,
+            counts=_counts(settings, source),
+        )
+        final = run(world, parts.rules, memory, recorder)
+        recorder.save(final)
+        log.info("tidegate ends", ticks=status.plain()["ticks"])
+
+
+def _stop_on_signals(stop: Event, stack: ExitStack) -> None:
+    for name in (signal.SIGTERM, signal.SIGINT):
+        before = signal.signal(name, lambda *_: stop.set())
+        stack.callback(signal.signal, name, before)
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """When the present tick began, and how long looking took (monotonic seconds)."""
+
+    began: float = 0.0
+    observed: float = 0.0
+
+
+class Timed:
+    """A source that notes how long a look took, for the tick's stage times."""
+
+    def __init__(self, source: MetricSource, watch: Stopwatch) -> None:
+        self.name = source.name
+        self._source = source
+        self._watch = watch
+
+    def read(self, now: float, groups: Sequence[Group]) -> Readings:
+        """As the source's, timed."""
+        self._watch.began = time.monotonic()
+        try:
+            return self._source.read(now, groups)
+        finally:
+            self._watch.observed = time.monotonic() - self._watch.began
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()
+
+
+class Recorder:
+    """Writes each tick to the journal, the saved memory, the log and our own metrics."""
+
+    def __init__(
+        self, settings: Settings, publisher: Publisher, telemetry: Telemetry, clock: Callable[[], float]
+    ) -> None:
+        loop = settings.loop
+        self._publisher = publisher
+        self._telemetry = telemetry
+        self._clock = clock
+        self._memory_file = Path(loop.memory_file) if loop.memory_file else None
+        self._journal = _journal(settings)
+        self._saved_at = 0.0
+        self.watch = Stopwatch()
+
+    def restored(self) -> Memory:
+        """What was remembered when the last process ended; nothing, said aloud, when it cannot be read."""
+        if self._memory_file is None:
+            return Memory()
+        try:
+            memory = store.load(self._memory_file)
+        except BadMemory as error:
+            log.warning("starting without memory; nothing shrinks for a while", reason=str(error))
+            return Memory()
+        if memory is not None:
+            log.info("memory restored", file=str(self._memory_file), roles=len(memory.roles), at=memory.at)
+        return memory or Memory()
+
+    def __call__(self, seen: Observation, decision: Decision, memory: Memory, /) -> None:
+        """One tick has been decided."""
+        changed = list(self._publisher.changes(decision))
+        for role in changed:
+            log.info("wish", role=str(role.key), desired=role.desired, why=role.sentence)
+        self._publisher.note(seen, decision)
+        try:
+            if self._journal is not None:
+                self._journal.write(seen, decision)
+            if changed or self._clock() - self._saved_at >= SAVE_EVERY_S:
+                self.save(memory)
+        except OSError as error:
+            log.warning("cannot write down the tick; deciding goes on", reason=str(error))
+        spent = time.monotonic() - self.watch.began
+        stages = {"observe": self.watch.observed, "decide": max(spent - self.watch.observed, 0.0)}
+        self._telemetry.ticked(stages, blind=decision.blind)
+
+    def save(self, memory: Memory) -> None:
+        """Save memory now. Raises OSError."""
+        if self._memory_file is not None:
+            store.save(memory, self._memory_file)
+            self._saved_at = self._clock()
+
+
+def _journal(settings: Settings) -> Journal | None:
+    if settings.loop.journal_file is None:
+        return None
+    try:
+        return Journal(Path(settings.loop.journal_file), build.journal_bytes(settings))
+    except OSError as error:
+        raise BadSettings((f"loop.journal_file: cannot be written: {error}",)) from None
+
+
+def _counts(settings: Settings, source: MetricSource) -> KubeStateCounts | None:
+    if settings.source.replica_counts == "targets" or not isinstance(source, PrometheusSource):
+        return None
+    return KubeStateCounts(source, settings)
+
+
+def _certificate(settings: Settings, clock: Callable[[], float]) -> ssl.SSLContext:
+    tls = settings.serving.tls
+    try:
+        if tls.cert_file is not None and tls.key_file is not None:
+            return ServingCertificate(Path(tls.cert_file), Path(tls.key_file), clock).context
+        directory = Path(tls.directory)
+        made = self_signed(directory, tls.names, clock())
+        return ServingCertificate(
+            made.cert, made.key, clock, lambda: self_signed(directory, tls.names, clock())
+        ).context
+    except TlsError as error:
+        raise BadSettings((f"serving.tls: {error}",)) from None
+
+
+def _open_doors(
+    settings: Settings,
+    board: Board,
+    telemetry: Telemetry,
+    status: Status,
+    stack: ExitStack,
+    clock: Callable[[], float],
+) -> Doors:
+    serving = settings.serving
+    try:
+        external = ExternalMetrics(board, telemetry, serving.group).router()
+        own = Exposition(board, telemetry).router()
+        api = Server(compose([external, own], telemetry), serving.host, serving.port, _certificate(settings, clock))
+        plain = Server(compose([own, status_router(status)], telemetry), serving.status_host, serving.status_port)
+        stack.enter_context(api)
+        stack.enter_context(plain)
+    except (ServerError, ValueError) as error:
+        raise BadSettings((f"serving: {error}",)) from None
+    return Doors(api, plain)
+
+
+def status_router(status: Status) -> APIRouter:
+    """The status page and its JSON, read-only."""
+    router = APIRouter(redirect_slashes=False)
+    page = resources.files("autoscaler").joinpath("shipped/status.html").read_text(encoding="utf-8")
+
+    async def html(_request: object) -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": CONTENT_SECURITY})
+
+    async def data(_request: object) -> JSONResponse:
+        return JSONResponse(status.plain(), headers={"Cache-Control": "no-store"})
+
+    router.add_route("/", html, methods=["GET", "HEAD"])
+    router.add_route("/status.json", data, methods=["GET", "HEAD"])
+    return router
+
+
+CONTENT_SECURITY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+"""The page is one file that talks to its own server only."""
+
+
+def _announce(path: Path, doors: Doors) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps({"api": doors.api.url, "status": doors.status.url}), encoding="utf-8")
+    part.replace(path)

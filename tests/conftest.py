@@ -1,0 +1,133 @@
+"""Real servers for tests: a Prometheus on a free port, fed by scraping or by loaded OpenMetrics samples."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_START_S = 60.0  # a loaded machine may take a while to replay even an empty WAL
+
+
+@dataclass(slots=True)
+class PrometheusServer:
+    """One Prometheus process; `stop` and `start` keep address and data.
+
+    Attributes:
+        directory: holds the configuration, the data and the log.
+        flags: further command line flags.
+    """
+
+    directory: Path
+    flags: tuple[str, ...] = ()
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text(encoding="utf-8", errors="replace")
+
+    def start(self) -> None:
+        """Start and wait until it answers queries."""
+        said = len(self.log) if (self.directory / "log").exists() else 0
+        command = [
+            "prometheus",
+            f"--config.file={self.directory / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.directory / 'data'}",
+            "--storage.tsdb.retention.time=100y",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            *self.flags,
+        ]
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory)
+        deadline = time.monotonic() + _START_S
+        while not self._ready(said):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"prometheus did not start:\n{self.log[-3000:]}")
+            time.sleep(0.05)
+
+    def _ready(self, said: int) -> bool:
+        listening = re.search(r'msg="Listening on" address=127\.0\.0\.1:(\d+)', self.log[said:])
+        if listening is None:
+            return False
+        self.port = int(listening[1])
+        try:
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+        except OSError:
+            return False
+
+    def reload(self) -> None:
+        """Read the configuration again; needs the flag --web.enable-lifecycle."""
+        request = urllib.request.Request(f"{self.url}/-/reload", method="POST")
+        with urllib.request.urlopen(request, timeout=30):
+            pass
+
+    def stop(self) -> None:
+        """End the process; safe to call twice."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+
+class PrometheusFactory(Protocol):
+    def __call__(self, config: str = "global: {}\n", *flags: str, samples: str | None = None) -> PrometheusServer:
+        """Start a Prometheus with this configuration.
+
+        Args:
+            config: text of prometheus.yml.
+            flags: further command line flags.
+            samples: OpenMetrics text with a timestamp on every line, loaded before the start; `# EOF` is added.
+        """
+        ...
+
+
+@pytest.fixture(scope="session")
+def prometheus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusFactory]:
+    if shutil.which("prometheus") is None or shutil.which("promtool") is None:
+        pytest.skip("prometheus and promtool are not installed (Debian package: prometheus)")
+    started: list[PrometheusServer] = []
+
+    def start(config: str = "global: {}\n", *flags: str, samples: str | None = None) -> PrometheusServer:
+        directory = tmp_path_factory.mktemp("prometheus")
+        (directory / "prometheus.yml").write_text(config, encoding="utf-8")
+        if samples is not None:
+            text = samples.removesuffix("# EOF\n").rstrip("\n") + "\n# EOF\n"
+            (directory / "samples.txt").write_text(text, encoding="utf-8")
+            load = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "samples.txt", "data"]
+            done = subprocess.run(load, cwd=directory, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"promtool refused the samples: {done.stderr}")
+        server = PrometheusServer(directory, flags)
+        started.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
