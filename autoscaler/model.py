@@ -49,6 +49,27 @@ class RoleKey:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineObservation:
+    """One engine of a role by itself, for policies that look at them one by one. Sources that aggregate leave it out.
+
+    Attributes:
+        name: its pod, or pod and data-parallel rank; observations list engines in the order of names.
+        running, waiting: requests. kv_usage: used share of KV, 0..1. kv_capacity: KV tokens it holds.
+        kv_peak, waiting_peak: highest of the last minute's samples.
+        waiting_tokens: uncached prompt tokens not yet computed, waiting or in the batch.
+    """
+
+    name: str
+    running: float
+    waiting: float
+    kv_usage: float
+    kv_capacity: float
+    kv_peak: float
+    waiting_peak: float
+    waiting_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class RoleObservation:
     """What the engines of one role said. Rates are tokens/s, requests/s or seconds/s summed over the reporting engines.
 
@@ -68,6 +89,7 @@ class RoleObservation:
         ttft_busy: seconds/s of TTFT, over first_token_rate its mean.
         step_rate: iterations/s. preemption_rate: requests/s thrown back for want of KV.
         transfer_bytes, transfer_busy: KV bytes/s and seconds/s on the link.
+        engines: the engines one by one, where the source tells them apart.
     """
 
     key: RoleKey
@@ -96,6 +118,7 @@ class RoleObservation:
     preemption_rate: float | None = None
     transfer_bytes: float | None = None
     transfer_busy: float | None = None
+    engines: tuple[EngineObservation, ...] = ()
 
     @property
     def itl(self) -> float | None:

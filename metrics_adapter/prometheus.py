@@ -155,8 +155,8 @@ class PrometheusSource:
         return not wrong
 
     def _scope(self, groups: Sequence[Group]) -> Scope:
-        labels = tuple(sorted({name for group in groups for name in group.match}))
         common = set(groups[0].match.items()).intersection(*(group.match.items() for group in groups[1:]))
+        labels = tuple(sorted({name for g in groups for name in g.match} - {name for name, _ in common}))
         return Scope(labels, tuple(sorted(common)), self._targets, self._window_s, self._max_age_s)
 
     def _vocabularies(self, look: _Look, scope: Scope) -> tuple[Vocabulary, ...]:
@@ -232,7 +232,7 @@ class PrometheusSource:
             unfit = Unfit(_handles(stale_rows), _handles(gone_rows))
             self._ask_engines(look, scope, vocabularies, unfit)
         self._ask(look, Signal.GATEWAY_QUEUE, queries.gateway_query(vocabularies, scope))
-        return assemble(groups, self._tables(look, vocabularies))
+        return assemble(groups, scope.labels, self._tables(look, vocabularies))
 
     def _tables(self, look: _Look, vocabularies: tuple[Vocabulary, ...]) -> Tables:
         """Waits for everything asked; engines and their sample times must be known, the rest may fail."""

@@ -161,6 +161,7 @@ class PrometheusClient:
         self._call = _Call()
         self._closing = threading.Event()
         self._session = requests.Session()
+        self._session.headers["Accept-Encoding"] = "identity"  # compressing took Prometheus longer than sending
         self._session.verify = False if access.insecure_skip_verify else (access.ca_file or True)
         if access.client_cert is not None:
             cert, key = access.client_cert, access.client_key

@@ -53,13 +53,12 @@ class Join:
     Groups that match on the same label names share one index, so joining costs rows x distinct label sets.
     """
 
-    def __init__(self, groups: Sequence[Group], only: Collection[str] | None = None) -> None:
-        """Match on all labels, or `only` on those named (groups left without any match nothing)."""
+    def __init__(self, groups: Sequence[Group], names: Collection[str]) -> None:
+        """Match on those of these label names that a group matches on; a group with none of them takes every row."""
         self._wanted: dict[Key, dict[Key, list[str]]] = defaultdict(lambda: defaultdict(list))
         for group in groups:
-            names = tuple(sorted(n for n in group.match if only is None or n in only))
-            if names or not group.match:
-                self._wanted[names][tuple(group.match[n] for n in names)].append(group.key)
+            wanted = tuple(sorted(name for name in group.match if name in names))
+            self._wanted[wanted][tuple(group.match[name] for name in wanted)].append(group.key)
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
         """Pairs of group key and row."""
@@ -122,9 +121,9 @@ class Tables:
     signals: Mapping[Signal, Sequence[Row]] = field(default_factory=dict)
 
 
-def assemble(groups: Sequence[Group], tables: Tables) -> dict[str, Reading]:
-    """One reading per group."""
-    join = Join(groups)
+def assemble(groups: Sequence[Group], labels: Collection[str], tables: Tables) -> dict[str, Reading]:
+    """One reading per group, from rows told apart by these labels."""
+    join = Join(groups, labels)
     reporting = merged(join(tables.engines or ()), add)
     seen = merged(join(tables.seen or ()), add)
     oldest = merged(join(tables.oldest or ()), min)
@@ -205,8 +204,8 @@ def _targets(groups: Sequence[Group], rows: Sequence[Row] | None) -> dict[str, t
     if rows is None:
         return {}
     present = {name for row in rows for name, value in row.labels.items() if value and name != VALUE_LABEL}
-    join = Join(groups, only=present)
+    tellable = [group for group in groups if not group.match or any(name in present for name in group.match)]
+    join = Join(tellable, present)
     known = merged(join(rows), add)
     up = merged(join(row for row in rows if row.labels.get(VALUE_LABEL) == "1"), add)
-    tellable = [group for group in groups if not group.match or any(name in present for name in group.match)]
     return {group.key: (round(known.get(group.key, 0)), round(up.get(group.key, 0))) for group in tellable}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOW = 1_800_000_000.0
-GROUPS = [Group("g", {"pool": "p"})]
+GROUPS = [Group("g", {"pool": "p"}), Group("other", {"pool": "q"})]
 SECRET = "tok3n-that-must-not-leak"
 
 
@@ -296,7 +296,7 @@ def test_discovery_runs_once_per_interval_and_again_at_once_when_nothing_matched
         assert discoveries(fake) == 1
         source.read(NOW + 61, GROUPS)
         assert discoveries(fake) == 2
-        source.read(NOW + 62, [Group("g", {"pool": "elsewhere"})])
+        source.read(NOW + 62, [Group("g", {"pool": "elsewhere"}), Group("other", {"pool": "q"})])
         source.read(NOW + 63, GROUPS)
         assert discoveries(fake) == 3
 
@@ -379,7 +379,8 @@ def test_a_token_with_a_line_break_is_refused_without_showing_it() -> None:
 
 
 def test_a_long_query_goes_as_a_post_body() -> None:
-    groups = [Group("g", {"pool": "p"} | {f"label_with_a_long_name_{i}": "x" for i in range(60)})]
+    many = {f"label_with_a_long_name_{i}": "x" for i in range(60)}
+    groups = [Group("g", {"pool": "p"} | many), Group("other", {"pool": "q"})]
     with serving(healthy) as fake, source_of(fake.url) as source:
         source.read(NOW, groups)
     lengths = [len(asked.params["query"]) for asked in fake.asked if "query" in asked.params]
