@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoscaler.cluster.kube_state import KubeStateCounts
+from autoscaler.cluster.live import SIGNALS
+from autoscaler.credentials import unreadable
 from autoscaler.errors import BadSettings
 from autoscaler.guards import GuardRules
 from autoscaler.learning import Prior
@@ -28,6 +32,7 @@ from metrics_adapter.signals import Group
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from autoscaler.cluster.live import ReplicaCounts
     from autoscaler.profiles import Profile, ProfileBook
     from autoscaler.settings import PoolSettings, PrometheusSettings, Settings
     from forecasting.forecaster import Forecaster
@@ -53,9 +58,15 @@ class Parts:
 
 
 def parts(settings: Settings) -> Parts:
-    """Rules, groups and stocks from settings. Raises BadSettings for a profile or accelerator that does not exist."""
+    """Rules, groups and stocks from settings.
+
+    Raises:
+        BadSettings: a profile or accelerator that does not exist, a token or certificate that cannot be read.
+    """
+    if settings.profiles_dir is not None and not Path(settings.profiles_dir).is_dir():
+        raise BadSettings((f"profiles_dir: {settings.profiles_dir} is no folder; name one with *.yaml profile files",))
     book = load_profiles(Path(settings.profiles_dir) if settings.profiles_dir else None)
-    problems: list[str] = []
+    problems = list(unreadable(settings))
     roles: list[RoleRules] = []
     groups: dict[RoleKey, Group] = {}
     for index, pool in enumerate(settings.pools):
@@ -79,7 +90,10 @@ def _profile(book: ProfileBook, name: str) -> Profile:
     accelerator, _, rest = rest.partition("/")
     parallel, _, dtype = rest.partition("/")
     if not parallel.startswith("tp") or not parallel[2:].isdecimal():
-        raise BadSettings((f"profile {name!r} is not of the form model/accelerator/tpN, nor `{UNKNOWN}`",))
+        near = difflib.get_close_matches(name.lower(), sorted(book.profiles), n=3, cutoff=0.0)
+        raise BadSettings(
+            (f"profile {name!r} is not of the form model/accelerator/tpN; nearest: {', '.join(near)}, or `{UNKNOWN}`",)
+        )
     return book.find(model, accelerator, int(parallel[2:]), dtype or "bfloat16")
 
 
@@ -195,7 +209,7 @@ def _disabled(settings: Settings) -> tuple[Wish, ...]:
 def access(settings: PrometheusSettings) -> PrometheusAccess:
     """How to reach Prometheus."""
     basic = settings.basic_auth
-    headers = dict(settings.headers)
+    headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
     if settings.tenant is not None:
         headers["X-Scope-OrgID"] = settings.tenant
     return PrometheusAccess(
@@ -225,6 +239,7 @@ def prometheus_source(settings: Settings) -> PrometheusSource:
         max_age_s=settings.source.max_age_s,
         discovery_interval_s=prometheus.discovery_interval_s,
         concurrency=prometheus.concurrency,
+        signals=SIGNALS,
     )
 
 
@@ -235,8 +250,6 @@ def source(settings: Settings, clock: Callable[[], float]) -> MetricSource:
     scrape = settings.source.scrape
     fixed = [ScrapeTarget(target.url, target.labels) for target in scrape.targets]
     listed = FileTargets(scrape.file_sd) if scrape.file_sd else None
-    if listed is None and not fixed:
-        raise BadSettings(("source.scrape: neither targets nor file_sd is given; one of them must say what to scrape",))
     options = ScrapeOptions(
         window_s=settings.source.window_s,
         max_age_s=settings.source.max_age_s,
@@ -247,9 +260,11 @@ def source(settings: Settings, clock: Callable[[], float]) -> MetricSource:
     return ScrapeSource(listed if listed is not None else lambda: fixed, options, clock=clock)
 
 
-def bounds(rules: Rules) -> tuple[int, int]:
-    """Fewest and most GPUs all roles may hold together, for the start-up log."""
-    return sum(r.gpus * r.minimum for r in rules.roles), sum(r.gpus * r.maximum for r in rules.roles)
+def replica_counts(settings: Settings, source: MetricSource) -> ReplicaCounts | None:
+    """Who counts replicas, besides the scrape targets themselves; None when nobody does."""
+    if settings.source.replica_counts == "targets" or not isinstance(source, PrometheusSource):
+        return None
+    return KubeStateCounts(source, settings)
 
 
 def journal_bytes(settings: Settings) -> int:

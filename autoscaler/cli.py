@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import structlog
 import typer
 import yaml
 from rich.console import Console
 
-from autoscaler import __version__, build, journal
-from autoscaler.configuration import load_settings
+from autoscaler import __version__, build, cli_scoreboard, environment, journal
+from autoscaler.configuration import Loaded, load
+from autoscaler.credentials import unwritable
+from autoscaler.environment import nearest
 from autoscaler.errors import BadJournal, BadSettings, TidegateError
-from autoscaler.settings import Settings
+from autoscaler.reference import json_schema, markdown
+from autoscaler.settings import LoopSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from autoscaler.model import Decision
 
 app = typer.Typer(
     name="tidegate",
     help="A token-dynamics autoscaler for LLM inference on Kubernetes.",
+    epilog="Exit codes: 0 all is well; 1 `check` found something, or nothing could be seen; 2 bad configuration or "
+    "arguments, nothing was started.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 errors = Console(stderr=True, soft_wrap=True)
 
+LATEST = 1e11
+"""Unix seconds of the year 5138; beyond it somebody gave milliseconds."""
 EXIT_FOUND = 1
 """`check` found something, or `once` could not decide."""
 EXIT_BAD = 2
@@ -93,10 +106,16 @@ def start_logs(level: str) -> None:
     )
 
 
-def _settings(config: Path | None, verbose: bool = False) -> Settings:
-    settings = load_settings(config)
-    start_logs("debug" if verbose else settings.log_level)
-    return settings
+def _loaded(config: Path | None, verbose: bool) -> Loaded:
+    loaded = load(config)
+    start_logs("debug" if verbose else loaded.settings.log_level)
+    return loaded
+
+
+def _parts(config: Path | None, verbose: bool) -> build.Parts:
+    loaded = _loaded(config, verbose)
+    with loaded.placing():
+        return build.parts(loaded.settings)
 
 
 def _out(value: Any) -> None:
@@ -115,8 +134,15 @@ def run(
     """Run the control loop and serve the wishes until told to stop (SIGTERM, Ctrl-C)."""
     from autoscaler.service import serve  # noqa: PLC0415 - servers and solver load in 1 s; --help should not wait
 
-    parts = build.parts(_settings(config, verbose))
-    serve(parts, ready_file=ready_file)
+    loaded = _loaded(config, verbose)
+    with loaded.placing():
+        parts = build.parts(loaded.settings)
+        problems = tuple(unwritable(loaded.settings))
+        if ready_file is not None and not ready_file.absolute().parent.is_dir():
+            problems += (f"--ready-file {ready_file}: its folder does not exist; create it first",)
+        if problems:
+            raise BadSettings(problems)
+        serve(parts, ready_file=ready_file)
 
 
 @app.command()
@@ -124,7 +150,7 @@ def once(
     config: ConfigOption = None,
     at: Annotated[
         float | None,
-        typer.Option(help="Decide as of this Unix time instead of now (Prometheus only).", show_default=False),
+        typer.Option(help="Decide as of this Unix time instead of now (Prometheus only).", min=0, show_default=False),
     ] = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -132,8 +158,12 @@ def once(
     """One tick against the metric source; print what would be wanted, and why. Nothing is published or saved."""
     from autoscaler.once import decide_once  # noqa: PLC0415 - see run
 
-    settings = _settings(config, verbose)
-    seen, decision = decide_once(build.parts(settings), time.time() if at is None else at)
+    parts = _parts(config, verbose)
+    if at is not None and (parts.settings.source.kind == "scrape" or not at < LATEST):
+        raise BadSettings(
+            (f"--at {at:g}: use Unix seconds, with source.kind prometheus; engines know only the present",)
+        )
+    seen, decision = decide_once(parts, time.time() if at is None else at)
     if as_json:
         _out({**journal.plain_decision(decision), "notes": list(seen.notes), "source": seen.source})
     else:
@@ -141,6 +171,8 @@ def once(
             typer.echo(role.sentence)
         for note in seen.notes:
             errors.print(f"note: {note}", markup=False, highlight=False)
+    if not decision.roles:
+        errors.print("note: every pool is disabled (`enabled: false`), so there is nothing to decide", markup=False)
     if all(role.blind is not None for role in decision.roles):
         raise typer.Exit(EXIT_FOUND)
 
@@ -157,7 +189,7 @@ def check(
     """
     from autoscaler.preflight import preflight  # noqa: PLC0415 - see run
 
-    findings = preflight(build.parts(_settings(config, verbose)), time.time())
+    findings = preflight(_parts(config, verbose), time.time())
     problems = [finding for finding in findings if not finding.good]
     if as_json:
         _out({
@@ -187,7 +219,10 @@ def explain(
     """The last decisions from the journal, as sentences."""
     ticks: deque[dict[str, Any]] = deque(maxlen=last)
     before: dict[str, int | None] = {}
-    for _, decision in journal.read(_journal_path(file, config)):
+    known: set[str] = set()
+    path = _journal_path(file, config)
+    for decision in _decisions(path):
+        known |= {f"{role.key.namespace}/{role.key.pool}" for role in decision.roles}
         roles = [
             role
             for role in decision.roles
@@ -200,22 +235,42 @@ def explain(
             kept = {role.key for role in roles}
             told = [p for p, role in zip(plain, decision.roles, strict=True) if role.key in kept]
             ticks.append({"at": decision.at, "roles": told, "sentences": [role.sentence for role in roles]})
+    if pool is not None and known and not {pool} & (known | {name.partition("/")[2] for name in known}):
+        raise BadSettings((f"--pool {pool!r}: not in {path}; {nearest(pool, known)}",))
     if as_json:
         _out(list(ticks))
         return
+    if not ticks:
+        errors.print(f"note: {path} holds no such decision", markup=False, highlight=False)
     for entry in ticks:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(entry["at"]))
         for sentence in entry["sentences"]:
-            typer.echo(f"{stamp}Z  {sentence}")
+            typer.echo(f"{_stamp(entry['at'])}  {sentence}")
+
+
+def _decisions(path: Path) -> Iterator[Decision]:
+    try:
+        for _, decision in journal.read(path):
+            yield decision
+    except OSError as error:
+        raise BadJournal(f"{path}: cannot be read: {error.strerror}; name the file the loop writes") from None
+    except RecursionError:
+        raise BadJournal(f"{path}: holds something nested too deeply to be a journal") from None
+
+
+def _stamp(at: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
+    except (OverflowError, ValueError, OSError):  # a time no calendar has
+        return f"{at:g}"
 
 
 def _journal_path(file: Path | None, config: Path | None) -> Path:
     if file is not None:
         return file
-    default = Settings.model_fields["loop"].default.journal_file
     if config is None:
-        return Path(default)
-    named = load_settings(config).loop.journal_file
+        loop = environment.read(os.environ).values.get("loop", {})
+        return Path(loop.get("journal_file") or LoopSettings().journal_file or "")
+    named = load(config).settings.loop.journal_file
     if named is None:
         raise BadSettings((f"{config}: loop.journal_file is empty, so no journal is written; name a journal instead",))
     return Path(named)
@@ -227,13 +282,17 @@ def config_command(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of the configuration instead.")
     ] = False,
+    reference: Annotated[bool, typer.Option("--reference", hidden=True, help="Print the reference, Markdown.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print the effective configuration: file, environment and defaults together. Secrets are masked."""
-    if schema:
-        _out(Settings.model_json_schema())
+    if schema or reference:
+        if schema:
+            _out(json_schema())
+        else:
+            typer.echo(markdown(), nl=False)
         return
-    effective = load_settings(config).model_dump(mode="json")
+    effective = load(config).settings.model_dump(mode="json")
     if as_json:
         _out(effective)
     else:
@@ -269,6 +328,9 @@ def demo(
     )
     if as_json:
         _out(summary)
+
+
+cli_scoreboard.register(app)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from autoscaler import environment as variables_of
+from autoscaler.environment import Environment, inner_model, nearest
 from autoscaler.errors import BadSettings
 from autoscaler.settings import Settings
+from autoscaler.settings_types import masked
+from autoscaler.yaml_text import SENSITIVE, Document, Place, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,34 +24,42 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-PREFIX = "TIDEGATE_"
-OWN_VARIABLES = frozenset({"TIDEGATE_CONFIG"})
-"""Variables the command line itself reads."""
-SERVICE_LINK = re.compile(r"^TIDEGATE(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP).*)?)$")
-"""Kubernetes sets these in every pod when a Service is called tidegate…; they are not configuration."""
+NO_FILE = "configuration"
+"""Stands for the file in messages, when there is none."""
 LONGEST_VALUE = 80
-PLAINER = {
-    "string_pattern_mismatch": "use lower-case letters, digits, '-' and '.', with a letter or digit at both ends",
-    "too_short": "at least one is needed",
-}
-"""Said instead of pydantic's own words."""
+MOST_PROBLEMS = 50
+"""More than this is one mistake, many times."""
+_PATH = re.compile(r"^([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*|\[\d+\])*): (.+)$", re.DOTALL)
+_CREDENTIAL = re.compile(r"^\s*(bearer|basic)\s+\S", re.IGNORECASE)
+_HIDDEN = "(not shown)"
+QUOTES = "must be text; put it in quotes, because YAML reads 123, 1:30, 2026-01-01, yes, no, on and off otherwise"
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which otherwise lets a later key silently replace an earlier one."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The settings, and where each of them was written."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} is given twice; keep one", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
+    settings: Settings
+    where: str
+    document: Document
+    environment: Environment
+
+    @contextmanager
+    def placing(self) -> Iterator[None]:
+        """Give problems found later, such as a profile that does not exist, their file and line too."""
+        try:
+            yield
+        except BadSettings as error:
+            placed = (_placed(problem, (), self.where, self.document, self.environment) for problem in error.problems)
+            raise BadSettings(tuple(placed)) from None
 
 
 def load_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings that `load` finds. Raises BadSettings."""
+    return load(path, environment).settings
+
+
+def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Loaded:
     """Read, check and freeze the configuration.
 
     Args:
@@ -56,131 +69,47 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
     Raises:
         BadSettings: one sentence per problem. Nothing is started or written.
     """
-    variables = os.environ if environment is None else environment
-    text, where = _read(path)
-    values = _parse(text, where)
-    unknown = list(_unknown_variables(variables))
+    where = str(path) if path is not None else NO_FILE
+    document = parse(_read(path), where) if path is not None else Document()
+    said = variables_of.read(os.environ if environment is None else environment)
     try:
-        settings = Settings(**{str(key): value for key, value in values.items()})
+        settings = Settings.model_validate(_over(document.values, said.values))
     except ValidationError as error:
-        lines = _lines(text)
-        problems = [_sentence(detail, where, lines, variables) for detail in _telling(error.errors())]
-        raise BadSettings(tuple(unknown + problems)) from None
-    except ValueError as error:  # pydantic-settings: a variable that should hold JSON does not
-        raise BadSettings((*unknown, f"environment: {error}; lists and maps are given as JSON")) from None
-    if unknown:
-        raise BadSettings(tuple(unknown))
-    return settings
+        details = list(_telling(error.errors()))
+        problems = [text for detail in details for text in _sentences(detail, where, document, said)]
+        raise BadSettings(_few(tuple(said.problems + problems))) from None
+    if said.problems:
+        raise BadSettings(tuple(said.problems))
+    return Loaded(settings, where, document, said)
 
 
-def _read(path: Path | None) -> tuple[str, str]:
-    if path is None:
-        return "", "environment"
+def _few(problems: tuple[str, ...]) -> tuple[str, ...]:
+    if len(problems) <= MOST_PROBLEMS:
+        return problems
+    return (*problems[:MOST_PROBLEMS], f"... and {len(problems) - MOST_PROBLEMS} more problems")
+
+
+def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8"), str(path)
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise BadSettings((f"{path}: there is no such file; write one or name another with --config",)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSettings((f"{path}: cannot be read as UTF-8 text: {error}",)) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        problem = f"{path}:{line}: not UTF-8 text: {error.reason} (byte {error.object[error.start]:#04x})"
+        raise BadSettings((f"{problem}; save it as UTF-8",)) from None
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadSettings((f"{path}: cannot be read: {what}; expected a YAML file",)) from None
 
 
-def _parse(text: str, where: str) -> dict[Any, Any]:
-    try:
-        # _UniqueKeys is a SafeLoader: it builds plain values only.
-        values = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - see above
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f":{mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error)
-        raise BadSettings((f"{where}{at}: not valid YAML: {reason}",)) from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise BadSettings(
-            (f"{where}: holds {_shown(values)}; it must be a mapping that begins with keys such as `pools:`",)
-        )
-    return values
-
-
-def _unknown_variables(variables: Mapping[str, str]) -> Iterator[str]:
-    fields = {name.upper() for name in Settings.model_fields}
-    for name in sorted(variables):
-        if not name.upper().startswith(PREFIX) or name in OWN_VARIABLES or SERVICE_LINK.match(name):
-            continue
-        first = name.upper().removeprefix(PREFIX).split("__")[0]
-        if first not in fields:
-            yield f"environment: {name} sets nothing: there is no setting {first.lower()!r}{_near(first, fields)}"
-
-
-def _near(word: str, known: set[str] | frozenset[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return (
-        f"; did you mean {close[0].lower()}?" if close else f"; there are {', '.join(sorted(k.lower() for k in known))}"
-    )
-
-
-def _lines(text: str) -> dict[tuple[str | int, ...], int]:
-    """Line number of every path in the file, from 1."""
-    found: dict[tuple[str | int, ...], int] = {}
-
-    def walk(node: yaml.Node | None, path: tuple[str | int, ...]) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                found[*path, key.value] = key.start_mark.line + 1
-                walk(value, (*path, key.value))
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                found[*path, index] = value.start_mark.line + 1
-                walk(value, (*path, index))
-
-    walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
-    return found
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
-
-
-def _path(location: tuple[str | int, ...]) -> str:
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
-
-
-def _model_at(location: tuple[str | int, ...]) -> type[BaseModel] | None:
-    """The settings model that holds `location`, to say which keys it knows."""
-    model: Any = Settings
-    for part in location:
-        if isinstance(part, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
-            continue
-        if part not in model.model_fields:
-            return model
-        model = _inner(model.model_fields[part].annotation)
-    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
-
-
-def _inner(annotation: Any) -> Any:
-    """The settings model inside an annotation such as tuple[PoolSettings, ...] or dict[Role, RoleSettings]."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        inner = _inner(argument)
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            return inner
-    return None
-
-
-def _from_environment(location: tuple[str | int, ...], variables: Mapping[str, str]) -> str | None:
-    """The variable that set this path, when one did."""
-    parts = [str(part) for part in location if not isinstance(part, int)]
-    for end in range(len(parts), 0, -1):
-        name = PREFIX + "__".join(parts[:end]).upper()
-        found = next((key for key in variables if key.upper() == name), None)
-        if found is not None:
-            return found
-    return None
+def _over(below: Mapping[Any, Any], above: Mapping[str, Any]) -> dict[Any, Any]:
+    """`above` laid over `below`, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _telling(details: Sequence[ErrorDetails]) -> Iterator[ErrorDetails]:
@@ -193,35 +122,144 @@ def _telling(details: Sequence[ErrorDetails]) -> Iterator[ErrorDetails]:
             yield detail
 
 
-def _sentence(
-    detail: ErrorDetails,
-    where: str,
-    lines: Mapping[tuple[str | int, ...], int],
-    variables: Mapping[str, str],
-) -> str:
-    """One problem as file:line: path: what is wrong with which value, and what would be right."""
-    location = tuple(part for part in detail["loc"] if part != "[key]")
-    variable = _from_environment(location, variables)
-    line = next((lines[location[:end]] for end in range(len(location), 0, -1) if location[:end] in lines), None)
-    place = f"environment {variable}" if variable else f"{where}:{line}" if line else where
-    path = _path(location)
-    kind = detail["type"]
+def _sentences(detail: ErrorDetails, where: str, document: Document, said: Environment) -> Iterator[str]:
+    """One problem (or the several of a cross-check) as file:line: path: what is wrong, and what would be right."""
+    place = tuple(part for part in detail["loc"] if part != "[key]")
+    kind, value = detail["type"], detail["input"]
+    if kind == "invalid_key" or (detail["loc"] != place and not isinstance(value, str)):
+        text = f"the key {value!r} must be text; put it in quotes (YAML reads yes, no, on and off as true and false)"
+        yield _at(place[:-1], text, where, document, said)
+        return
+    if kind == "value_error" and isinstance(value, dict):
+        for line in detail["msg"].removeprefix("Value error, ").split("\n"):
+            yield _placed(line, place, where, document, said)
+        return
     if kind == "extra_forbidden":
-        parent = _model_at(location[:-1])
-        known = frozenset(parent.model_fields) if parent else frozenset()
-        return f"{place}: {path}: unknown key (value {_shown(detail['input'])}){_near(str(location[-1]), known)}"
-    if kind == "missing":
-        return f"{place}: {path}: missing, and it has no default{_description(location)}"
-    message = detail["msg"].removeprefix("Value error, ")
-    if not path:
-        return f"{place}: {message}"
-    if kind == "value_error" and isinstance(detail["input"], dict):
-        return f"{place}: {path}: {message}"
-    message = PLAINER.get(kind, message[0].lower() + message[1:])
-    return f"{place}: {path}: {_shown(detail['input'])} is not right: {message}{_description(location)}"
+        known = _model_at(place[:-1])
+        advice = f"; {nearest(str(place[-1]), known.model_fields)}" if known else ""
+        text = f"unknown key{_with(place, value)}{advice}"
+    elif kind == "missing":
+        hint = "; name a file that has it with --config" if not document.lines and where == NO_FILE else ""
+        text = f"missing, and it has no default{_description(place)}{hint}"
+    elif value is None:
+        text = f"is empty: {_expected(detail, place)}{_default(place)}"
+    else:
+        shown = _shown(place if detail["loc"] == place else (), value)  # the name of a header is no secret
+        text = f"{shown} is not right: {_expected(detail, place)}{_description(place)}"
+    yield _at(place, text, where, document, said)
 
 
-def _description(location: tuple[str | int, ...]) -> str:
-    model = _model_at(location[:-1])
-    field = model.model_fields.get(str(location[-1])) if model else None
+def _placed(problem: str, above: Place, where: str, document: Document, said: Environment) -> str:
+    """A sentence that may begin with a path below `above`, with that path's file and line."""
+    found = _PATH.match(problem)
+    model = _model_at(above)
+    if found is None or model is None or re.split(r"[.\[]", found[1])[0] not in model.model_fields:
+        return _at(above, problem, where, document, said)
+    parts = [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", found[1])]
+    return _at((*above, *parts), found[2], where, document, said)
+
+
+def _at(place: Place, text: str, where: str, document: Document, said: Environment) -> str:
+    variable = said.variable(place)
+    spelt = tuple(part if isinstance(part, int) and not isinstance(part, bool) else str(part) for part in place)
+    lines = document.lines
+    line = next((lines[spelt[:end]] for end in range(len(spelt), 0, -1) if spelt[:end] in lines), None)
+    origin = f"environment {variable}" if variable else f"{where}:{line}" if line else where
+    path = _path(place)
+    return f"{origin}: {path}: {text}" if path else f"{origin}: {text}"
+
+
+def _path(place: Place) -> str:
+    text = ""
+    for part in place:
+        if isinstance(part, int) and not isinstance(part, bool):
+            text += f"[{part}]"
+        elif isinstance(part, str) and re.fullmatch(r"[\w-]+", part):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{part!r}]"
+    return text
+
+
+def _shown(place: Place, value: object) -> str:
+    """The value, as far as it is no secret."""
+    if any(SENSITIVE.search(str(part)) and not str(part).endswith("_file") for part in place):
+        return _HIDDEN
+    if isinstance(value, dict):
+        return f"a mapping ({', '.join(map(str, value))[:LONGEST_VALUE]})" if value else "an empty mapping"
+    if isinstance(value, list):
+        return f"a list of {len(value)}" if value else "an empty list"
+    if isinstance(value, str):
+        if _CREDENTIAL.match(value):
+            return _HIDDEN
+        value = masked(value) if "://" in value else value
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+
+
+def _with(place: Place, value: object) -> str:
+    return "" if value is None else f" (value {_shown(place, value)})"
+
+
+def _model_at(place: Place) -> type[BaseModel] | None:
+    """The settings class whose values are at `place`; None where there is a single value."""
+    annotation: Any = Settings
+    model: type[BaseModel] | None = Settings
+    for part in place:
+        if model is None:
+            return None
+        if model is not annotation and not _one(annotation, model):
+            annotation = model  # an index into a list, or a key of a map
+        elif str(part) in model.model_fields:
+            annotation = model.model_fields[str(part)].annotation
+            model = inner_model(annotation)
+        else:
+            return None
+    return model if model is not None and (model is annotation or _one(annotation, model)) else None
+
+
+def _one(annotation: Any, model: type[BaseModel]) -> bool:
+    """Whether the annotation is the class itself or optional, and no list or map of it."""
+    return model in getattr(annotation, "__args__", ()) and getattr(annotation, "__origin__", None) not in {tuple, dict}
+
+
+def _description(place: Place) -> str:
+    model = _model_at(place[:-1])
+    field = model.model_fields.get(str(place[-1])) if model else None
     return f" ({field.description.rstrip('.')})" if field and field.description else ""
+
+
+def _default(place: Place) -> str:
+    model = _model_at(place[:-1])
+    field = model.model_fields.get(str(place[-1])) if model else None
+    return "; leave the key out for its default" if field and not field.is_required() else ""
+
+
+def _expected(detail: ErrorDetails, place: Place) -> str:
+    """What would be right, instead of pydantic's own words."""
+    kind, ctx = detail["type"], detail.get("ctx", {})
+    model = _model_at(place)
+    rules = {
+        "float": "must be a number",
+        "int": "must be a whole number",
+        "bool": "must be true or false",
+        "string_type": "must be text" if isinstance(detail["input"], (list, dict, NoneType)) else QUOTES,
+        "string_unicode": "must be text in Unicode",
+        "string_too_short": "must not be empty",
+        "tuple": "must be a list",
+        "dict": "must be a mapping of names to values",
+        "model": f"must be a mapping with keys such as {', '.join(list(model.model_fields)[:4]) if model else '…'}",
+        "finite_number": "must be a finite number",
+        "too_short": "at least one is needed",
+        "greater_than_equal": "must be at least {ge}",
+        "greater_than": "must be above {gt}",
+        "less_than_equal": "must be at most {le}",
+        "less_than": "must be below {lt}",
+        "string_too_long": "must have at most {max_length} characters",
+        "literal_error": "must be {expected}",
+        "enum": "must be {expected}",
+    }
+    rule = rules.get(kind) or rules.get(kind.split("_")[0])
+    if rule is not None:
+        return rule.format(**{name: f"{x:g}" if isinstance(x, float) else x for name, x in ctx.items()})
+    return detail["msg"].removeprefix("Value error, ").replace("Input should", "should")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from autoscaler.learning import estimate
+from autoscaler.learning import LEAST_WINDOWS, estimate
 from autoscaler.memory import load_now
 from autoscaler.model import Role, Velocity
 from autoscaler.velocity import (
@@ -54,9 +54,22 @@ class RoleDemand:
 
 
 def engine_now(known: RoleMemory, rule: RoleRules) -> tuple[Engine, Estimate]:
-    """The engine by profile, with what was learned of its step model and its own KV capacity put in."""
+    """The engine by profile, with what was learned of its step model and its own KV capacity put in.
+
+    Load that was never seen cannot show the engine to be faster than its profile: without it a wide prior would leave
+    the coefficients of that load anywhere down to 0.
+    """
     learned = estimate(known.learned, rule.prior)
-    engine = replace(rule.engine, step=learned.step)
+    step, profile = learned.step, rule.prior.step
+    if learned.prefill_windows < LEAST_WINDOWS:
+        step = replace(step, per_prompt_token=max(step.per_prompt_token, profile.per_prompt_token))
+    if learned.decode_windows < LEAST_WINDOWS:
+        step = replace(
+            step,
+            per_running=max(step.per_running, profile.per_running),
+            per_resident_token=max(step.per_resident_token, profile.per_resident_token),
+        )
+    engine = replace(rule.engine, step=step)
     if known.kv_capacity is not None:
         engine = replace(engine, kv_capacity=known.kv_capacity)
     return engine, learned
@@ -64,7 +77,7 @@ def engine_now(known: RoleMemory, rule: RoleRules) -> tuple[Engine, Estimate]:
 
 def velocity_now(known: RoleMemory, rule: RoleRules, engine: Engine, learned: Estimate) -> Velocity:
     """One engine's velocity at the requests' present shape, with standard deviation and where it comes from."""
-    role, mix = rule.key.role, known.mix or USUAL_MIX
+    role, mix = rule.key.role, known.shape.filled(USUAL_MIX)
     shown = role_velocity(role, engine, mix, rule.target.itl_s)
     prefill_sd = learned.prefill_sd(engine.batched_tokens)
     if role is Role.PREFILL:
@@ -124,7 +137,7 @@ def role_demand(known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, 
     waiting, in_service = _backlog(known)
     needs = []
     for ahead, load in zip([0.0, *leads], loads, strict=True):
-        engines = _engines(rule, planned, known.mix or USUAL_MIX, load, waiting, in_service)
+        engines = _engines(rule, planned, known.shape.filled(USUAL_MIX), load, waiting, in_service)
         needs.append((ahead, math.ceil(engines / known.engines_per_replica)))
     prompts = rule.key.role is Role.PREFILL
     series = known.prompt_load if prompts else known.output_load
@@ -166,12 +179,12 @@ def _loads(
 
 def _fed(known: RoleMemory, feeding: RoleMemory | None, rules: Rules, at: float, leads: Sequence[float]) -> list[float]:
     """Output tokens/s that the prefill role's arrivals will ask of decode; zeros where that cannot be told."""
-    mix, source = known.mix, feeding.mix if feeding else None
-    if feeding is None or mix is None or source is None or mix.output <= 0 or source.prompt <= 0:
+    output, prompt = known.shape.output, feeding.shape.prompt if feeding else None
+    if feeding is None or output is None or not prompt:
         return [0.0] * (1 + len(leads))
     series = feeding.prompt_load
     prompts = [load_now(series) or 0.0, *_quantiles(series, at, leads, rules)]
-    return [tokens / source.prompt * mix.output for tokens in prompts]
+    return [tokens / prompt * output for tokens in prompts]
 
 
 def _engines(rule: RoleRules, engine: Engine, mix: Mix, load: _Load, waiting: float, in_service: float) -> int:

@@ -67,7 +67,8 @@ def _held(standing: Standing, plan: int, rules: GuardRules) -> tuple[int, str, s
         ),
         (standing.partial is not None, (base, "partial", f"held at {base}: {standing.partial}")),
         (
-            standing.watched_s < rules.stabilise_down_s,
+            # a first look never shrinks, however short the stabilisation: it may be the first after a restart
+            standing.watched_s <= 0 or standing.watched_s < rules.stabilise_down_s,
             (
                 base,
                 "young",

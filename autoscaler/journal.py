@@ -8,6 +8,7 @@ None fields are left out. Lines are appended in one write each, so that a reader
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSION = 1
+BLOCK = 65_536
 _SEEN = TypeAdapter(Observation)
 _DECISION = TypeAdapter(Decision)
 
@@ -45,13 +47,30 @@ class Journal:
 
     def write(self, seen: Observation, decision: Decision) -> None:
         """Append one tick."""
-        plain = _SEEN.dump_python(seen, mode="json", exclude_none=True)
-        entry = {"v": VERSION, "seen": plain, "decision": plain_decision(decision)}
-        line = json.dumps(entry, separators=(",", ":"), allow_nan=False) + "\n"
-        if self.path.exists() and self.path.stat().st_size + len(line) > self.most_bytes:
-            self.path.replace(self.path.with_name(self.path.name + ".1"))
-        with self.path.open("a", encoding="utf-8") as file:
+        told = _SEEN.dump_json(seen, exclude_none=True)  # this way what is not finite becomes null
+        line = b'{"v":%d,"seen":%b,"decision":%b}\n' % (VERSION, told, _DECISION.dump_json(decision, exclude_none=True))
+        if self.path.exists():
+            _drop_torn_end(self.path)
+            if self.path.stat().st_size + len(line) > self.most_bytes:
+                self.path.replace(self.path.with_name(self.path.name + ".1"))
+        with self.path.open("ab") as file:
             file.write(line)
+
+
+def _drop_torn_end(path: Path) -> None:
+    """Cut off a last line that a crash or a full disk left without its end; the next would be glued to it."""
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end == 0 or (file.seek(end - 1) and file.read(1) == b"\n"):
+            return
+        keep = 0
+        for start in range((end - 1) // BLOCK * BLOCK, -1, -BLOCK):
+            file.seek(start)
+            newline = file.read(min(BLOCK, end - start)).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+        file.truncate(keep)
 
 
 def read(path: Path) -> Iterator[tuple[Observation, Decision]]:

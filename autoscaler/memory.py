@@ -7,22 +7,30 @@ what was asked for and when, and the plans of late. Gauges are instants and rate
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from autoscaler.learning import Learned, learn
+from autoscaler.learning import Learned, Levels, learn
 from autoscaler.model import Role, RoleKey
 from autoscaler.velocity import Mix
 from forecasting.series import Series
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from autoscaler.model import Observation, RoleObservation
     from autoscaler.rules import RoleRules, Rules
 
-VERSION = 1
-"""Of the saved form; another version is not read (the loop starts in caution instead)."""
+MOST_SIGNAL = 1e15
+"""A signal above this is garbage, whatever its unit; so is a negative one, an infinite one, and not-a-number."""
+LEAST_SIGNAL = 1e-12
+"""A signal below this is 0: rounding left over from differences of counters."""
+SIGNALS = (
+    *("running", "waiting", "queued_at_gateway", "kv_usage", "kv_capacity"),
+    *("prompt_rate", "computed_rate", "generation_rate", "first_token_rate", "completion_rate"),
+    *("prefill_busy", "itl_busy", "itl_tokens", "ttft_busy", "step_rate"),
+)
+"""What is reckoned with of a role's observation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,23 @@ class Gauges:
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """The requests' mean shape as far as known, tokens: uncached prompt, output, resident; None before it was seen."""
+
+    prompt: float | None = None
+    output: float | None = None
+    resident: float | None = None
+
+    def filled(self, usual: Mix) -> Mix:
+        """With the usual figures where none were seen."""
+        return Mix(
+            usual.prompt if self.prompt is None else self.prompt,
+            usual.output if self.output is None else self.output,
+            usual.resident if self.resident is None else self.resident,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RoleMemory:
     """What is remembered of one role.
 
@@ -43,7 +68,7 @@ class RoleMemory:
         prompt_load, output_load: arriving uncached prompt tokens/s and wanted output tokens/s over time.
         learned: of the step model.
         gauges: within the last window.
-        mix: mean request shape; None before the first requests.
+        shape: mean request shape.
         kv_capacity: KV tokens of one engine, as last reported.
         engines_per_replica: as last seen.
         desired, decided_at: the last wish and when. raised_at: when it last grew.
@@ -55,7 +80,7 @@ class RoleMemory:
     output_load: Series = field(default_factory=Series.empty)
     learned: Learned = field(default_factory=Learned)
     gauges: tuple[Gauges, ...] = ()
-    mix: Mix | None = None
+    shape: Shape = Shape()
     kv_capacity: float | None = None
     engines_per_replica: int = 1
     desired: int | None = None
@@ -88,6 +113,16 @@ class RoleMemory:
         tokens = sum(g.kv_tokens for g in self.gauges if g.kv_tokens is not None)
         return tokens / running if running > 0 and tokens > 0 else None
 
+    @property
+    def levels(self) -> Levels:
+        """What the gauges said over the window."""
+        held = [g.kv_tokens for g in self.gauges if g.kv_tokens is not None]
+        return Levels(
+            sum(held) / len(held) if sum(held) > 0 else None,
+            min((g.running + g.waiting for g in self.gauges), default=0.0),
+            min((g.waiting for g in self.gauges), default=0.0),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -104,24 +139,42 @@ class Memory:
 def saw(memory: Memory, seen: Observation, rules: Rules) -> Memory:
     """Memory after looking: histories, gauges, shapes and velocities brought up to date.
 
-    A role that reported nothing keeps everything as it was: a gap in its history, no zero.
+    A role that reported nothing keeps everything as it was: a gap in its history, no zero. What waits at the gateway
+    in front of a role without engines is noted all the same, or nothing would ever wake it.
     """
     fresh = {role.key: role for role in seen.roles}
     updated = dict(memory.roles)
     for rule in rules.roles:
         told = fresh.get(rule.key)
-        if told is not None and told.reporting > 0:
+        if told is None:
+            continue
+        told = _credible(told)
+        if told.reporting > 0:
             updated[rule.key] = _saw_role(memory.of(rule.key), told, rule, rules, seen.at)
+        elif told.queued_at_gateway is not None:
+            queue = Gauges(seen.at, 0.0, told.queued_at_gateway, None)
+            updated[rule.key] = replace(memory.of(rule.key), gauges=(queue,))
     return Memory(updated, seen.at)
+
+
+def _credible(told: RoleObservation) -> RoleObservation:
+    """What was told without what no engine can mean: that counts as not reported."""
+    wrong: dict[str, Any] = {}
+    for name in SIGNALS:
+        value = getattr(told, name)
+        if value is None or value == 0.0 or LEAST_SIGNAL <= value <= MOST_SIGNAL:
+            continue
+        wrong[name] = 0.0 if 0.0 < value < LEAST_SIGNAL else None
+    return replace(told, **wrong) if wrong else told
 
 
 def _saw_role(known: RoleMemory, told: RoleObservation, rule: RoleRules, rules: Rules, at: float) -> RoleMemory:
     known = _with_gauges(known, told, rules.window_s, at)
-    known = replace(known, mix=_mix(known, told, rules, at))
+    known = replace(known, shape=_shape(known, told, rules, at))
     if told.rate_engines > 0:
         known = replace(
             known,
-            learned=learn(known.learned, rule.prior, told, at=at, resident=known.resident, window_s=rules.window_s),
+            learned=learn(known.learned, rule.prior, told, at=at, levels=known.levels, window_s=rules.window_s),
         )
         known = _with_load(known, told, rules, at)
     return known
@@ -136,41 +189,39 @@ def _with_gauges(known: RoleMemory, told: RoleObservation, window_s: float, at: 
     if told.running is not None or told.waiting is not None:
         waiting = (told.waiting or 0.0) + (told.queued_at_gateway or 0.0)
         recent = (*recent, Gauges(at, told.running or 0.0, waiting, tokens))
-    return replace(known, gauges=recent, kv_capacity=capacity, engines_per_replica=told.engines_per_replica)
+    return replace(known, gauges=recent, kv_capacity=capacity, engines_per_replica=max(1, told.engines_per_replica))
 
 
-def _mix(known: RoleMemory, told: RoleObservation, rules: Rules, at: float) -> Mix | None:
+def _shape(known: RoleMemory, told: RoleObservation, rules: Rules, at: float) -> Shape:
     """The requests' mean shape, following the window's with time constant `mix_memory_s`."""
-    old = known.mix
     since = at - known.judged_at if known.judged_at is not None else rules.mix_memory_s
-    weight = 1.0 if old is None else 1.0 - math.exp(-max(since, 0.0) / rules.mix_memory_s)
+    weight = 1.0 - math.exp(-max(since, 0.0) / rules.mix_memory_s)
 
-    def follow(before: float | None, amount: float | None, count: float | None) -> float | None:
-        if not amount or not count or count * rules.window_s < 1.0:
-            return before
-        now = amount / count
-        return now if before is None else before + weight * (now - before)
+    def follow(before: float | None, now: float | None) -> float | None:
+        if before is None or now is None:
+            return now if before is None else before
+        return before + weight * (now - before)
 
-    prompt = follow(old.prompt if old else None, told.computed_rate, told.first_token_rate)
-    output = follow(old.output if old else None, told.generation_rate, told.completion_rate)
-    resident = known.resident
-    if resident is None:
-        resident = old.resident if old else (prompt or 0.0) + (output or 0.0) / 2 or None
-    elif old is not None:
-        resident = old.resident + weight * (resident - old.resident)
-    if resident is None:
-        return None
-    return Mix(prompt or 0.0, output or 0.0, resident)
+    def mean(amount: float | None, count: float | None) -> float | None:
+        return amount / count if amount and count and count * rules.window_s >= 1.0 else None
+
+    old = known.shape
+    prompt = follow(old.prompt, mean(told.computed_rate, told.first_token_rate))
+    output = follow(old.output, mean(told.generation_rate, told.completion_rate))
+    resident = follow(old.resident, known.resident)
+    if resident is None and prompt is not None:
+        resident = prompt + (output or 0.0) / 2
+    return Shape(prompt, output, resident)
 
 
 def _with_load(known: RoleMemory, told: RoleObservation, rules: Rules, at: float) -> RoleMemory:
     """Arrivals = what was served + growth of what waits (signed: a draining queue is no new load)."""
-    mix = known.mix or Mix(0.0, 0.0, 0.0)
+    shape = known.shape
     prompt, output = _binned(known.prompt_load, rules), _binned(known.output_load, rules)
     if told.computed_rate is not None and told.key.role is not Role.DECODE:
-        prompt = prompt.append(at, max(0.0, told.computed_rate + known.queue_slope * mix.prompt))
+        prompt = prompt.append(at, max(0.0, told.computed_rate + known.queue_slope * (shape.prompt or 0.0)))
     if told.generation_rate is not None and told.key.role is not Role.PREFILL:
-        output = output.append(at, max(0.0, told.generation_rate + known.service_slope * mix.output))
+        output = output.append(at, max(0.0, told.generation_rate + known.service_slope * (shape.output or 0.0)))
     return replace(known, prompt_load=prompt, output_load=output)
 
 
@@ -179,65 +230,14 @@ def _binned(series: Series, rules: Rules) -> Series:
     keep = max(2, round(rules.history_s / rules.bin_s))
     if series.bin_s == rules.bin_s and series.keep == keep:
         return series
-    return Series.of(zip(series.times.tolist(), series.values.tolist(), strict=True), rules.bin_s, keep)
+    return Series.of(_middles(series.times.tolist(), series.bin_s, series.values.tolist()), rules.bin_s, keep)
+
+
+def _middles(times: list[float], bin_s: float, values: list[float]) -> Iterable[tuple[float, float]]:
+    """Samples in the middle of their bins: a bin's start divided by its width may round into the bin before."""
+    return ((time + bin_s / 2, value) for time, value in zip(times, values, strict=True))
 
 
 def load_now(series: Series) -> float | None:
     """The newest sample of a load; None for a series nobody reported to."""
     return series.newest[1] if series.newest is not None else None
-
-
-def to_saved(memory: Memory) -> dict[str, Any]:
-    """The memory as JSON's own types. Loads are kept to seven digits, which is more than any counter is worth."""
-    roles = {}
-    for key, known in memory.roles.items():
-        plain = asdict(replace(known, prompt_load=Series.empty(), output_load=Series.empty()))
-        plain["prompt_load"], plain["output_load"] = _plain_series(known.prompt_load), _plain_series(known.output_load)
-        roles[str(key)] = plain
-    return {"version": VERSION, "at": memory.at, "roles": roles}
-
-
-def from_saved(plain: Any) -> Memory:
-    """Inverse of `to_saved`. Raises ValueError, KeyError or TypeError on anything else."""
-    if plain["version"] != VERSION:
-        raise ValueError(f"version {plain['version']!r}; this program reads version {VERSION}")
-    roles = {RoleKey.parse(key): _role(dict(saved)) for key, saved in plain["roles"].items()}
-    return Memory(roles, None if plain["at"] is None else float(plain["at"]))
-
-
-def _role(saved: dict[str, Any]) -> RoleMemory:
-    learned = dict(saved.pop("learned"))
-    learned |= {"precision": _floats(learned["precision"], 16), "moment": _floats(learned["moment"], 4)}
-    mix = saved.pop("mix")
-    return RoleMemory(
-        prompt_load=_series(saved.pop("prompt_load")),
-        output_load=_series(saved.pop("output_load")),
-        learned=Learned(**learned),
-        gauges=tuple(Gauges(**gauges) for gauges in saved.pop("gauges")),
-        mix=None if mix is None else Mix(**mix),
-        plans=tuple((float(at), int(count)) for at, count in saved.pop("plans")),
-        **saved,
-    )
-
-
-def _floats(values: Any, count: int) -> tuple[float, ...]:
-    if len(values) != count:
-        raise ValueError(f"{len(values)} numbers where {count} belong")
-    return tuple(float(value) for value in values)
-
-
-def _plain_series(series: Series) -> dict[str, Any]:
-    return {
-        "bin_s": series.bin_s,
-        "keep": series.keep,
-        "times": series.times.tolist(),
-        "values": [float(f"{value:.7g}") for value in series.values.tolist()],
-        "newest": series.newest,
-    }
-
-
-def _series(plain: Any) -> Series:
-    """Bins come back with a count of one sample each; the newest sample keeps its own time."""
-    series = Series.of(zip(plain["times"], plain["values"], strict=True), plain["bin_s"], plain["keep"])
-    newest = plain["newest"]
-    return series if newest is None else replace(series, newest=(float(newest[0]), float(newest[1])))

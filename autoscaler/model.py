@@ -215,7 +215,7 @@ class RoleDecision:
     """
 
     key: RoleKey
-    desired: int | None
+    desired: int | None = None
     planned: int | None = None
     ready: int | None = None
     starting: int | None = None
@@ -237,6 +237,18 @@ class RoleDecision:
             head += f" ({self.ready} ready" + (f", {self.starting} starting)" if self.starting else ")")
         parts = [*([f"blind: {self.blind}"] if self.blind else []), *self.reasons, *(why for _, why in self.guards)]
         return "; ".join([head, *parts])
+
+    @property
+    def brief(self) -> str:
+        """The gist in a few words, for one line of a live view; `sentence` is the whole of it."""
+        if self.blind:
+            return f"blind: {self.blind}"
+        said = [self.reasons[0].split("; ")[0]] if self.reasons else []
+        if self.velocity is not None:
+            said.append(f"{self.velocity.tokens:,.0f} a replica")
+        if self.shortage > 0:
+            said.append(f"short of {self.shortage:.0f}")
+        return "; ".join([*said, *(why for _, why in self.guards[-1:])])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from metrics_adapter.scrape import ScrapeSource
 from metrics_adapter.signals import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from autoscaler.build import Parts
-    from autoscaler.model import Decision
+    from autoscaler.model import Decision, RoleKey
     from metrics_adapter.signals import Group, MetricSource, Readings
 
 SETTLE_S = 5.0
@@ -36,11 +36,23 @@ def decide_once(parts: Parts, now: float) -> tuple[Observation, Decision]:
     source = build.source(parts.settings, time.time)
     try:
         readings = read_now(source, tuple(parts.groups.values()), now)
+        counts = counts_now(parts, source, now)
     finally:
         source.close()
-    roles = tuple(role_observation(key, readings.by_key[group.key], None) for key, group in parts.groups.items())
+    roles = tuple(
+        role_observation(key, readings.by_key[group.key], counts.get(key)) for key, group in parts.groups.items()
+    )
     seen = Observation(readings.at, roles, parts.stocks, source.name, readings.notes)
     return seen, tick(seen, Memory(), parts.rules)[0]
+
+
+def counts_now(parts: Parts, source: MetricSource, now: float) -> Mapping[RoleKey, tuple[int | None, int | None]]:
+    """(ready, existing) replicas by role from kube-state-metrics, when the configuration says so. Raises CannotSee."""
+    counts = build.replica_counts(parts.settings, source)
+    try:
+        return counts.read(now) if counts else {}
+    except SourceError as error:
+        raise CannotSee(f"{source.name}: kube-state-metrics: {error}") from error
 
 
 def read_now(source: MetricSource, groups: Sequence[Group], now: float) -> Readings:

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoscaler import build
+from autoscaler.cluster.live import role_observation
 from autoscaler.errors import CannotSee
-from autoscaler.once import read_now
+from autoscaler.memory import RoleMemory
+from autoscaler.model import Observation, RoleKey
+from autoscaler.once import counts_now, read_now
+from autoscaler.tick import why_blind
 from metrics_adapter.engines import NAME_PATTERN
 from metrics_adapter.prometheus import PrometheusSource
 from metrics_adapter.queries import quoted
@@ -19,11 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from autoscaler.build import Parts
-    from autoscaler.model import RoleKey
-    from metrics_adapter.signals import Reading, Readings
+    from metrics_adapter.signals import MetricSource, Reading, Readings
 
 MOST_SKEW_S = 5.0
 """Beyond this, sample ages are misjudged by a good part of their limit."""
+LOOK_BACK_S = 86_400.0
+LOOK_BACK_STEP_S = 300.0
+"""How far, and how finely, series that are not there now are looked for; Prometheus shows a sample for 300 s."""
 MOST_DIAGNOSED = 50
 """Pools without series whose labels are looked into; one wrong label usually explains all the rest."""
 
@@ -48,7 +54,7 @@ def preflight(parts: Parts, now: float) -> list[Finding]:
             readings = read_now(source, tuple(parts.groups.values()), now)
         except CannotSee as error:
             return [*findings, Finding(source.name, good=False, message=str(error))]
-        return findings + list(_roles(parts, source, readings, now))
+        return [*findings, *_roles(parts, source, readings, now), *_counted(parts, source, now)]
     finally:
         source.close()
 
@@ -85,7 +91,7 @@ def _source(source: PrometheusSource, now: float) -> Iterator[Finding]:
         )
 
 
-def _roles(parts: Parts, source: object, readings: Readings, now: float) -> Iterator[Finding]:
+def _roles(parts: Parts, source: MetricSource, readings: Readings, now: float) -> Iterator[Finding]:
     diagnosed = 0
     for note in readings.notes:
         yield Finding("source", good=True, message=note)
@@ -112,13 +118,14 @@ def _heard(parts: Parts, key: RoleKey, reading: Reading, now: float) -> Finding:
         )
     age = now - reading.sampled_at if reading.sampled_at is not None else 0.0
     said = f"{reading.reporting} engines report, oldest sample {max(age, 0.0):.0f} s old"
-    silent = (reading.targets_up or 0) - reading.replicas_reporting
-    if reading.stale or silent > 0:
+    up = reading.targets_up or 0
+    down, silent = (reading.targets or 0) - up, max(0, up - reading.replicas_reporting)
+    if reading.stale or silent or down:
         return Finding(
             str(key),
             good=False,
-            message=f"{said}; {reading.stale} engines are stale and {max(silent, 0)} targets that are up report "
-            "nothing known: the role will not shrink",
+            message=f"{said}; {reading.stale} engines are stale, {down} scrape targets are down and {silent} that are "
+            "up report nothing known: the role will not shrink",
         )
     if reading.rate_engines < reading.reporting:
         return Finding(
@@ -127,13 +134,18 @@ def _heard(parts: Parts, key: RoleKey, reading: Reading, now: float) -> Finding:
             message=f"{said}, but only {reading.rate_engines} have two samples within source.window_s "
             f"({parts.settings.source.window_s:g} s): use at least four scrape intervals, or wait",
         )
+    why = why_blind(role_observation(key, reading, None), Observation(now, ()), RoleMemory())
+    if why is not None:
+        return Finding(str(key), good=False, message=f"{said}, but {why}: this role is blind and will be held")
     return Finding(str(key), good=True, message=said)
 
 
 def _missing(key: RoleKey, match: Mapping[str, str], reading: Reading, causes: str) -> Finding:
     wanted = ", ".join(f"{label}={quoted(value)}" for label, value in sorted(match.items()))
     up = f" {reading.targets_up} of {reading.targets} scrape targets are up." if reading.targets else ""
-    return Finding(str(key), good=False, message=f"no series with {wanted}.{up}{causes}")
+    if reading.targets_up:
+        up += " None of those exposes a metric of a known engine with these labels: is it the engine's own port?"
+    return Finding(str(key), good=False, message=f"no engine series with {wanted}.{up}{causes}")
 
 
 def _mismatch(source: PrometheusSource, match: Mapping[str, str], now: float) -> str:
@@ -146,13 +158,12 @@ def _mismatch(source: PrometheusSource, match: Mapping[str, str], now: float) ->
             values = source.label_values(label, f'{{__name__=~"{NAME_PATTERN}"{pairs}}}', now)
         except SourceError as error:
             return f" (looking for the cause failed: {error})"
-        if values:
+        if values and value not in values:
             near = difflib.get_close_matches(value, values, n=1, cutoff=0.0)[0]
             more = f" (of {len(values)} values)" if len(values) > 1 else ""
             said.append(f" {label} is never {quoted(value)} there; the nearest that exists is {quoted(near)}{more}.")
-    if said:
-        return "".join(said)
-    return _nowhere(source, match, now)
+    gone = _gone(source, match, now)
+    return "".join([gone, *said]) or _nowhere(source, match, now)
 
 
 def _nowhere(source: PrometheusSource, match: Mapping[str, str], now: float) -> str:
@@ -169,3 +180,38 @@ def _nowhere(source: PrometheusSource, match: Mapping[str, str], now: float) -> 
             near = difflib.get_close_matches(value, values, n=1, cutoff=0.0)[0]
             said.append(f" {label} is never {quoted(value)}; the nearest that exists is {quoted(near)}.")
     return "".join(said) or " Each label value exists, but never together on one series."
+
+
+def _gone(source: PrometheusSource, match: Mapping[str, str], now: float) -> str:
+    """When such series were last there; empty when they were not within LOOK_BACK_S."""
+    pairs = "".join(f",{name}={quoted(value)}" for name, value in sorted(match.items()))
+    try:
+        rows = source.range(f'count({{__name__=~"{NAME_PATTERN}"{pairs}}})', now - LOOK_BACK_S, now, LOOK_BACK_STEP_S)
+    except SourceError as error:
+        return f" (looking for the cause failed: {error})"
+    last = max((points[-1][0] for _, points in rows if points), default=None)
+    if last is None:
+        return ""
+    ago = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(last))
+    return f" Such series were there until about {ago}; their targets have gone or can no longer be scraped."
+
+
+def _counted(parts: Parts, source: MetricSource, now: float) -> Iterator[Finding]:
+    """Whether kube-state-metrics counts every role's replicas, where it is to."""
+    if parts.settings.source.replica_counts == "targets":
+        return
+    try:
+        counts = counts_now(parts, source, now)
+    except CannotSee as error:
+        yield Finding("kube-state-metrics", good=False, message=str(error))
+        return
+    for pool in parts.settings.pools:
+        for role, own in pool.roles.items() if pool.enabled else ():
+            key = RoleKey(pool.namespace, pool.name, role)
+            if key not in counts and own.target is not None:
+                yield Finding(
+                    str(key),
+                    good=False,
+                    message=f"kube-state-metrics says nothing of {own.target.kind} {own.target.name} in namespace "
+                    f"{pool.namespace}: is it scraped by this Prometheus (with honor_labels), is the name right?",
+                )

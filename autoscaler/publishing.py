@@ -92,7 +92,7 @@ class Status:
         with self._lock:
             tally = self._tally
             self._tally = Tally(tally.ticks + 1, tally.changes + len(changed), tally.blind_ticks + decision.blind)
-            self._said.extend({"at": decision.at, "text": role.sentence} for role in changed)
+            self._said.extend(_said(decision.at, before.get(str(role.key)), role) for role in changed)
             for role in decision.roles[:MOST_CHARTED]:
                 points = self._history.setdefault(str(role.key), deque(maxlen=POINTS))
                 points.append([decision.at, role.load, role.forecast, role.desired, role.ready, role.starting])
@@ -119,6 +119,18 @@ class Status:
                 "said": list(self._said),
                 "history": {key: list(points) for key, points in self._history.items()},
             }
+
+
+def _said(at: float, before: int | None, changed: RoleDecision) -> dict[str, Any]:
+    """A changed wish for the status page: from and to, in brief and in full."""
+    return {
+        "at": at,
+        "key": str(changed.key),
+        "before": before,
+        "desired": changed.desired,
+        "brief": changed.brief,
+        "text": changed.sentence,
+    }
 
 
 class Publisher:

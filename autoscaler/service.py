@@ -17,7 +17,6 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from autoscaler import __version__, build, store
-from autoscaler.cluster.kube_state import KubeStateCounts
 from autoscaler.cluster.live import LiveWorld
 from autoscaler.errors import BadMemory, BadSettings
 from autoscaler.journal import Journal
@@ -27,7 +26,6 @@ from autoscaler.publishing import Publisher, Status
 from metrics_adapter.board import Board, Limits
 from metrics_adapter.exposition import Exposition, Telemetry
 from metrics_adapter.external import ExternalMetrics
-from metrics_adapter.prometheus import PrometheusSource
 from metrics_adapter.server import Server, ServerError, compose
 from metrics_adapter.tls import ServingCertificate, TlsError, self_signed
 
@@ -92,10 +90,10 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
             interval_s=settings.loop.interval_s,
             stop=stop,
             stocks=parts.stocks,
-            counts=_counts(settings, source),
+            counts=build.replica_counts(settings, source),
         )
         final = run(world, parts.rules, memory, recorder)
-        recorder.save(final)
+        recorder.close(final)
         log.info("tidegate ends", ticks=status.plain()["ticks"])
 
 
@@ -179,6 +177,13 @@ class Recorder:
         stages = {"observe": self.watch.observed, "decide": max(spent - self.watch.observed, 0.0)}
         self._telemetry.ticked(stages, blind=decision.blind)
 
+    def close(self, memory: Memory) -> None:
+        """Save for the next process; a disk that is full then costs history, not a clean end."""
+        try:
+            self.save(memory)
+        except OSError as error:
+            log.warning("cannot save memory; the next start will be without it", reason=str(error))
+
     def save(self, memory: Memory) -> None:
         """Save memory now. Raises OSError."""
         if self._memory_file is not None:
@@ -193,12 +198,6 @@ def _journal(settings: Settings) -> Journal | None:
         return Journal(Path(settings.loop.journal_file), build.journal_bytes(settings))
     except OSError as error:
         raise BadSettings((f"loop.journal_file: cannot be written: {error}",)) from None
-
-
-def _counts(settings: Settings, source: MetricSource) -> KubeStateCounts | None:
-    if settings.source.replica_counts == "targets" or not isinstance(source, PrometheusSource):
-        return None
-    return KubeStateCounts(source, settings)
 
 
 def _certificate(settings: Settings, clock: Callable[[], float]) -> ssl.SSLContext:
@@ -258,5 +257,8 @@ CONTENT_SECURITY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'u
 
 def _announce(path: Path, doors: Doors) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({"api": doors.api.url, "status": doors.status.url}), encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(json.dumps({"api": doors.api.url, "status": doors.status.url}), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise BadSettings((f"--ready-file: cannot be written: {error}",)) from None

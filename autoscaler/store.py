@@ -8,10 +8,12 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from autoscaler.errors import BadMemory
-from autoscaler.memory import Memory, from_saved, to_saved
+from autoscaler.saved import from_saved, to_saved
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from autoscaler.memory import Memory
 
 
 def save(memory: Memory, path: Path) -> None:
@@ -45,5 +47,5 @@ def load(path: Path) -> Memory | None:
         raise BadMemory(f"{path}: {error}") from None
     try:
         return from_saved(json.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise BadMemory(f"{path}: not a memory this version can read: {error}") from None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -73,9 +73,36 @@ class Series:
     def of(samples: Iterable[tuple[float, float | None]], bin_s: float = 10.0, keep: int = 720) -> Series:
         """A series of (time, value) samples in any order; of two at one instant the later in the iteration counts."""
         series = Series.empty(bin_s, keep)
-        for time, value in sorted(samples, key=lambda sample: sample[0]):
+        ordered = sorted(samples, key=lambda sample: sample[0])
+        at_once = _at_once(ordered, bin_s, keep)
+        if at_once is not None:
+            return at_once
+        for time, value in ordered:
             series = series.append(time, value)
         return series
+
+    @staticmethod
+    def binned(
+        bins: Ints, values: Floats, newest: tuple[float, float] | None, bin_s: float = 10.0, keep: int = 720
+    ) -> Series:
+        """A series from its own arrays, as kept somewhere; each bin counts as one sample.
+
+        Raises:
+            ValueError: they are not those of a series: not one value for each bin, bins that do not increase or span
+                more than `keep`, values that tell nothing, a newest sample that does not belong to the last bin.
+        """
+        none = Series.empty(bin_s, keep)
+        if len(bins) != len(values) or (newest is None) != (not len(bins)):
+            raise ValueError(f"{len(bins)} bins, {len(values)} values and newest {newest} do not belong together")
+        if newest is None:
+            return none
+        if not (np.diff(bins) > 0).all() or bins[-1] - bins[0] >= keep:
+            raise ValueError(f"bins from {bins[0]} to {bins[-1]} must increase and span at most {keep}")
+        if not (np.abs(values) <= LARGEST).all():
+            raise ValueError(f"values must be finite and within {LARGEST:g}")
+        if not (math.isfinite(newest[0]) and abs(newest[1]) <= LARGEST) or math.floor(newest[0] / bin_s) != bins[-1]:
+            raise ValueError(f"newest sample {newest} must be finite and in bin {bins[-1]} of {bin_s} s")
+        return _made(bin_s, keep, bins.copy(), values.copy(), newest)
 
     def __len__(self) -> int:
         return len(self.bins)
@@ -185,3 +212,27 @@ class Series:
         found[found] = self.bins[later[found]] == self.bins[found] + lag
         start = self.values[found]
         return start, self.values[later[found]] - start
+
+
+def _made(bin_s: float, keep: int, bins: Ints, values: Floats, newest: tuple[float, float]) -> Series:
+    """A series of one sample a bin from arrays nobody else holds."""
+    counts = np.ones(len(bins), np.int64)
+    for array in (bins, values, counts):
+        _frozen(array)
+    return Series(bin_s, keep, bins, values, counts, newest)
+
+
+def _at_once(ordered: Sequence[tuple[float, float | None]], bin_s: float, keep: int) -> Series | None:
+    """All of these samples in one go; None unless each one counts and has a bin of its own.
+
+    Appending 360 samples one by one copies 65,000 numbers and takes 5 ms; this takes 0.1.
+    """
+    credible = [(time, value) for time, value in ordered if value is not None and abs(value) <= LARGEST]
+    if not ordered or len(credible) < len(ordered):
+        return None
+    samples = np.array(credible, np.float64)
+    places = np.floor(samples[:, 0] / bin_s)
+    if not (np.abs(places) <= MOST_BINS).all() or not (np.diff(places) > 0).all():
+        return None
+    kept = places > places[-1] - keep
+    return _made(bin_s, keep, places[kept].astype(np.int64), samples[kept, 1], credible[-1])

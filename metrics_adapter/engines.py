@@ -64,12 +64,14 @@ class Recipe:
         over: how engines are aggregated into a group.
         label_product: for info gauges: multiply the numeric values of these labels of the single term instead.
         product: multiply the terms instead of adding them.
+        last_resort: only where the server has none of the alternatives before it.
     """
 
     terms: tuple[Term, ...]
     over: Over = Over.SUM
     label_product: tuple[str, ...] = ()
     product: bool = False
+    last_resort: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,8 @@ _VLLM = Vocabulary(
             Recipe((_PROMPT, _HITS, _counter("vllm:external_prefix_cache_hits_total", factor=-1.0))),
             Recipe((_PROMPT, _HITS)),
             Recipe((_PROMPT, _counter("vllm:gpu_prefix_cache_hits_total", factor=-1.0))),
+            # V0 counts no hits: then all of the prompt counts as computed, which errs towards more replicas
+            Recipe((_PROMPT,), last_resort=True),
         ),
         Signal.GENERATION_RATE: _rates("vllm:generation_tokens_total"),
         Signal.PREFILL_REQUEST_RATE: _rates("vllm:time_to_first_token_seconds_count"),
@@ -341,5 +345,6 @@ def select(available: Collection[str]) -> tuple[Vocabulary, ...]:
             )
             for signal, alternatives in vocabulary.recipes.items()
         }
-        chosen.append(replace(vocabulary, presence=presence, recipes={s: r for s, r in recipes.items() if r}))
+        kept = {s: tuple(r for r in found if not r.last_resort) or found for s, found in recipes.items() if found}
+        chosen.append(replace(vocabulary, presence=presence, recipes=kept))
     return tuple(chosen)

@@ -267,10 +267,11 @@ class PrometheusClient:
                 attempt += 1
                 if not again or attempt > self.access.retries or time.monotonic() + pause >= deadline:
                     tried = f" (tried {attempt} times)" if attempt > 1 else ""
-                    raise self._failed(cause + tried) from error
+                    quotes_a_header = isinstance(error, requests.exceptions.InvalidHeader)
+                    raise self._failed(cause + tried) from (None if quotes_a_header else error)
                 self._closing.wait(pause)
-            except (ValueError, KeyError, TypeError) as error:
-                raise self._failed(self._nonsense()) from None if self._call.response is None else error
+            except (ValueError, KeyError, TypeError):
+                raise self._failed(self._nonsense()) from None
 
     def _failed(self, cause: str) -> SourceError:
         return SourceError(f"Prometheus at {self.access.address}: {self._without_secrets(cause)}")

@@ -277,8 +277,17 @@ def _roll(vocabularies: Sequence[Vocabulary], scope: Scope, unfit: Unfit, shape:
     return _either(parts, scope)
 
 
-def engines_query(vocabularies: Sequence[Vocabulary], scope: Scope, unfit: Unfit = Unfit()) -> str:
-    """Engines that report, by label set and family."""
+def lately_query(presence: str, scope: Scope) -> str:
+    """How many engines reported at any time that a rate or a level may reach back to."""
+    return (
+        f"count(last_over_time({selector(presence, scope.common)}[{_duration(max(scope.window_s, scope.max_age_s))}]))"
+    )
+
+
+def engines_query(
+    vocabularies: Sequence[Vocabulary], scope: Scope, unfit: Unfit = Unfit(), *, tell: bool = False
+) -> str:
+    """Engines that report, by label set and family; with `tell`, NaN where one is negative or not finite."""
     speaking = [v for v in vocabularies if v.engine]
     parts = []
     for index, vocabulary in enumerate(speaking):
@@ -286,7 +295,8 @@ def engines_query(vocabularies: Sequence[Vocabulary], scope: Scope, unfit: Unfit
         if index:
             others = " or ".join(_presence(v, scope, str) for v in speaking[:index])
             there = f"({there}) unless on {_by(scope.targets)} ({others})"
-        count = f"count by {_by(scope.labels)} ({there})"
+        by = _by(scope.labels)
+        count = f"sum by {by} (sqrt({there}) * 0 + 1)" if tell else f"count by {by} ({there})"
         parts.append(f'label_replace({count}, "{FAMILY_LABEL}", "{vocabulary.name}", "", "")')
     return " or ".join(parts)
 

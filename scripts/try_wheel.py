@@ -34,11 +34,14 @@ def main() -> None:
         venv.create(place / "env", with_pip=True, system_site_packages=False)
         python = place / "env" / "bin" / "python"
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--constraint", str(_constraints(ROOT / "requirements.lock", place)), str(wheel)], check=True)
+        subprocess.run(
+            [*pip, "--constraint", str(_constraints(ROOT / "requirements.lock", place)), str(wheel)], check=True
+        )
         command = place / "env" / "bin" / "tidegate"
-        for arguments in (["--version"], ["config", "--schema"], ["demo", "--seconds", "12", "--json", "--source", "scrape"]):
+        demo = ["demo", "--seconds", "12", "--json", "--source", "scrape"]
+        for arguments in (["--version"], ["config", "--schema"], demo):
             done = subprocess.run([str(command), *arguments], check=True, cwd=place, capture_output=True, text=True)
-            print(f"ok  tidegate {' '.join(arguments)}: {len(done.stdout)} characters")  # noqa: T201 - its output
+            print(f"ok  tidegate {' '.join(arguments)}: {len(done.stdout)} characters")
 
 
 def _constraints(lock: Path, place: Path) -> Path:

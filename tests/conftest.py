@@ -6,9 +6,10 @@ import re
 import shutil
 import subprocess
 import time
-import urllib.error
-import urllib.request
+from contextlib import closing
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -68,19 +69,20 @@ class PrometheusServer:
             return False
         self.port = int(listening[1])
         try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except urllib.error.HTTPError as error:
-            error.close()
+            return self._ask("GET", "/-/ready") == HTTPStatus.OK
+        except (OSError, HTTPException):
             return False
-        except OSError:
-            return False
+
+    def _ask(self, method: str, path: str) -> int:
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.request(method, path)
+            return connection.getresponse().status
 
     def reload(self) -> None:
         """Read the configuration again; needs the flag --web.enable-lifecycle."""
-        request = urllib.request.Request(f"{self.url}/-/reload", method="POST")
-        with urllib.request.urlopen(request, timeout=30):
-            pass
+        status = self._ask("POST", "/-/reload")
+        if status != HTTPStatus.OK:
+            raise RuntimeError(f"prometheus answered {status} to a reload:\n{self.log[-3000:]}")
 
     def stop(self) -> None:
         """End the process; safe to call twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from autoscaler.model import RoleKey
@@ -47,5 +48,7 @@ class KubeStateCounts:
         query = f"max by (namespace, {label}) ({series})"
         rows = self._source.range(query, now, now, 1.0)
         return {
-            (labels.get("namespace", ""), labels.get(label, "")): round(points[-1][1]) for labels, points in rows if points
+            (labels.get("namespace", ""), labels.get(label, "")): round(points[-1][1])
+            for labels, points in rows
+            if points and math.isfinite(points[-1][1])
         }

@@ -16,6 +16,27 @@ if TYPE_CHECKING:
     from metrics_adapter.signals import Group, MetricSource, Reading
 
 
+SIGNALS = frozenset(
+    {
+        Signal.RUNNING,
+        Signal.WAITING,
+        Signal.GATEWAY_QUEUE,
+        Signal.KV_USAGE,
+        Signal.KV_CAPACITY,
+        Signal.COMPUTED_PROMPT_RATE,
+        Signal.GENERATION_RATE,
+        Signal.PREFILL_REQUEST_RATE,
+        Signal.COMPLETION_RATE,
+        Signal.PREFILL_BUSY,
+        Signal.ITL_BUSY,
+        Signal.ITL_TOKENS,
+        Signal.TTFT_BUSY,
+        Signal.STEP_RATE,
+    }
+)
+"""What deciding and explaining reads; every further signal would cost Prometheus a query per tick."""
+
+
 class ReplicaCounts(Protocol):
     """Somebody who knows how many replicas a role has."""
 
@@ -30,6 +51,9 @@ def role_observation(key: RoleKey, reading: Reading, counts: tuple[int | None, i
     Without better knowledge the scrape targets are the replicas: those that are up are ready.
     """
     ready, replicas = counts if counts is not None else (reading.targets_up, reading.targets)
+    # A target that cannot be scraped may be a replica that still serves: without better knowledge it counts as one
+    # whose samples are missing, so that nothing shrinks on the strength of those that are heard.
+    down = (reading.targets or 0) - (reading.targets_up or 0) if counts is None else 0
     behind = reading.replicas_reporting
     per_replica = max(1, round(reading.reporting / behind)) if behind else 1
     get = reading.signals.get
@@ -41,14 +65,13 @@ def role_observation(key: RoleKey, reading: Reading, counts: tuple[int | None, i
         engines_per_replica=per_replica,
         ready=ready,
         replicas=replicas,
-        stale=reading.stale,
+        stale=max(reading.stale, down),
         running=get(Signal.RUNNING),
         waiting=get(Signal.WAITING),
         queued_at_gateway=get(Signal.GATEWAY_QUEUE),
         kv_usage=get(Signal.KV_USAGE),
         kv_capacity=get(Signal.KV_CAPACITY),
-        prompt_rate=get(Signal.PROMPT_RATE),
-        computed_rate=get(Signal.COMPUTED_PROMPT_RATE, get(Signal.PROMPT_RATE)),
+        computed_rate=get(Signal.COMPUTED_PROMPT_RATE),
         generation_rate=get(Signal.GENERATION_RATE),
         first_token_rate=get(Signal.PREFILL_REQUEST_RATE),
         completion_rate=get(Signal.COMPLETION_RATE),
@@ -57,9 +80,6 @@ def role_observation(key: RoleKey, reading: Reading, counts: tuple[int | None, i
         itl_tokens=get(Signal.ITL_TOKENS),
         ttft_busy=get(Signal.TTFT_BUSY),
         step_rate=get(Signal.STEP_RATE),
-        preemption_rate=get(Signal.PREEMPTION_RATE),
-        transfer_bytes=get(Signal.TRANSFER_BYTES),
-        transfer_busy=get(Signal.TRANSFER_BUSY),
     )
 
 

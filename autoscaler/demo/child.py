@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ class Child:
 
     def __init__(self, name: str, command: list[str], folder: Path) -> None:
         self.name = name
-        self._command = command
+        self._command = [*_dies_with_us(), *command]
         self._folder = folder
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,14 +63,27 @@ class Child:
         except OSError as error:
             return f"(no log: {error})"
 
+    def ask_to_end(self) -> None:
+        """Send SIGTERM and return at once; `stop` waits."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
     def stop(self, patience_s: float) -> None:
-        """End it and wait. Safe to call again."""
+        """End it and wait; one that does not end in time is killed. Safe to call again."""
         if self._process is None:
             return
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(patience_s)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
+        self.ask_to_end()
+        try:
+            self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _dies_with_us() -> list[str]:
+    """A prefix that has the kernel send SIGTERM to the child when the conductor is killed; the process ID stays.
+
+    `setpriv` is in util-linux, which every Debian has; without it a conductor killed by SIGKILL leaves children behind.
+    """
+    setpriv = shutil.which("setpriv")
+    return [] if setpriv is None else [setpriv, "--pdeathsig", "TERM", "--"]

@@ -9,16 +9,20 @@ The loop is the product itself, unchanged: nothing here decides anything.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -26,6 +30,7 @@ import structlog
 
 from autoscaler.demo import setting
 from autoscaler.demo.child import Child
+from autoscaler.demo.summary import Seen, summary
 from autoscaler.demo.view import View
 from autoscaler.errors import TidegateError
 from metrics_adapter.tls import self_signed
@@ -42,6 +47,8 @@ LOOP_AWAY_S = 2.0
 PATIENCE_S = 60.0
 """Longest wait for a process to answer at the start."""
 GOODBYE_S = 10.0
+LOOK_S = 0.5
+"""Between two looks at the fleet and the loop."""
 
 
 class SourceKind(StrEnum):
@@ -68,36 +75,71 @@ class DemoFailed(TidegateError):  # noqa: N818 - named as it is said
     """A part of the demonstration did not come up; says which, and shows the end of its log."""
 
 
+class _Ended(Exception):  # noqa: N818 - no error: somebody asked for the end while the parts were starting
+    """The end was asked for before everything ran."""
+
+
 def conduct(options: DemoOptions) -> dict[str, Any]:
-    """Run the demonstration to its end, or to Ctrl-C, and sum up.
+    """Run the demonstration to its end, or to SIGINT, SIGTERM or SIGHUP, and sum up.
 
     Raises:
-        DemoFailed: a part did not come up.
+        DemoFailed: a part did not come up, or the fleet died.
     """
-    kind = _source(options.source)
     with ExitStack() as stack:
-        folder = options.workdir
-        if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-demo-")))
-        folder.mkdir(parents=True, exist_ok=True)
-        stage = _stage(options, kind, folder.resolve())
-        children = _start(stage, kind, stack)
-        view = stack.enter_context(View(stage.status_url, kind.value)) if options.live else None
-        if view is None:
-            log.info("demo runs", seconds=options.seconds, source=kind.value, page=stage.status_url, files=str(folder))
-        last = _play(options, stage, children, view)
-        return _end(stage, children, last, kind)
+        stop = _stop_on_signals(stack)
+        view = View(sys.stderr) if options.live else None
+        kind = _source(options.source, view)
+        stage = _stage(options, kind, _folder(options.workdir, stack))
+        show = Show(
+            options, stage, kind, _children(stage, kind, stack), stop, stack.enter_context(view) if view else None
+        )
+        try:
+            show.start()
+            show.play()
+        except _Ended:
+            show.tell("ended before everything had started")
+        told = show.end()
+    if view is not None:
+        view.farewell(told, options.workdir)
+    return told
 
 
-def _source(wanted: SourceKind) -> SourceKind:
+def _stop_on_signals(stack: ExitStack) -> Event:
+    """An event that is set by the first signal; further ones change nothing, since ending is bounded anyway."""
+    stop = Event()
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        stack.callback(signal.signal, name, signal.signal(name, lambda *_: stop.set()))
+    return stop
+
+
+def _source(wanted: SourceKind, view: View | None) -> SourceKind:
     installed = shutil.which("prometheus") is not None
     if wanted is SourceKind.PROMETHEUS and not installed:
         raise DemoFailed("--source prometheus: no `prometheus` on PATH; on Debian: apt-get install prometheus")
-    if wanted is SourceKind.AUTO:
-        if not installed:
-            log.warning("no `prometheus` on PATH: the loop scrapes the engines directly instead")
-        return SourceKind.PROMETHEUS if installed else SourceKind.SCRAPE
-    return wanted
+    if wanted is not SourceKind.AUTO:
+        return wanted
+    if not installed:
+        missing = "no `prometheus` on PATH: the loop scrapes the engines directly instead"
+        if view is not None:
+            view.note(missing)
+        else:
+            log.warning(missing)
+    return SourceKind.PROMETHEUS if installed else SourceKind.SCRAPE
+
+
+def _folder(workdir: Path | None, stack: ExitStack) -> Path:
+    """The folder for all files, taken for ourselves until the end."""
+    if workdir is None:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-demo-"))).resolve()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context((workdir / "lock").open("ab"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DemoFailed(f"--workdir {workdir}: another demonstration runs there; name another folder") from None
+    except OSError as error:
+        raise DemoFailed(f"--workdir {workdir}: cannot be used: {error.strerror}; name a writable folder") from None
+    return workdir.resolve()
 
 
 def _free_ports(count: int) -> list[int]:
@@ -112,8 +154,7 @@ def _free_ports(count: int) -> list[int]:
 def _stage(options: DemoOptions, kind: SourceKind, folder: Path) -> setting.Stage:
     api, status, prometheus, control = _free_ports(4)
     stage = setting.Stage(folder, api, options.port or status, prometheus, control, options.seconds, options.seed)
-    for stale in (stage.memory_file, stage.journal_file, stage.endpoints_file, stage.stats_file):
-        stale.unlink(missing_ok=True)
+    setting.clear(stage)
     self_signed(stage.tls_folder, ("localhost", "127.0.0.1"), time.time())
     setting.write(stage, scrape=kind is SourceKind.SCRAPE)
     return stage
@@ -121,35 +162,29 @@ def _stage(options: DemoOptions, kind: SourceKind, folder: Path) -> setting.Stag
 
 @dataclass(slots=True)
 class Children:
-    """The processes, and when each was last found dead."""
+    """The processes; without Prometheus when the loop scrapes."""
 
     fleet: Child
     loop: Child
     prometheus: Child | None
     restarts: int = 0
 
+    def all(self) -> Iterator[Child]:
+        """Those there are."""
+        yield from (child for child in (self.loop, self.fleet, self.prometheus) if child is not None)
 
-def _start(stage: setting.Stage, kind: SourceKind, stack: ExitStack) -> Children:
-    fleet = Child(
-        "fleet", [sys.executable, "-m", "autoscaler.demo.fleet", "--config", str(stage.fleet_file)], stage.folder
-    )
-    stack.callback(fleet.stop, GOODBYE_S)
-    fleet.start()
-    _await(fleet, "the fleet", lambda: _get(f"{stage.control_url}/health").ok)
+
+def _children(stage: setting.Stage, kind: SourceKind, stack: ExitStack) -> Children:
+    """The processes, not yet started; whatever happens, they are stopped at the end."""
+    python, folder = sys.executable, stage.folder
+    fleet = Child("fleet", [python, "-m", "autoscaler.demo.fleet", "--config", str(stage.fleet_file)], folder)
+    loop = Child("loop", [python, "-m", "autoscaler.cli", "run", "--config", str(stage.config_file)], folder)
     prometheus = None
     if kind is SourceKind.PROMETHEUS:
-        prometheus = Child("prometheus", setting.prometheus_command(stage), stage.folder)
-        stack.callback(prometheus.stop, GOODBYE_S)
-        prometheus.start()
-        _await(prometheus, "Prometheus", lambda: _scraped(stage))
-    loop = Child(
-        "loop", [sys.executable, "-m", "autoscaler.cli", "run", "--config", str(stage.config_file)], stage.folder
-    )
-    stack.callback(loop.stop, GOODBYE_S)
-    loop.start()
-    _await(loop, "the loop", lambda: _get(f"{stage.status_url}/livez").ok)
+        prometheus = Child("prometheus", setting.prometheus_command(stage), folder)
     children = Children(fleet, loop, prometheus)
-    _write_processes(stage, children)
+    for child in children.all():
+        stack.callback(child.stop, GOODBYE_S)
     return children
 
 
@@ -158,139 +193,134 @@ def _get(url: str) -> requests.Response:
 
 
 def _scraped(stage: setting.Stage) -> bool:
-    """Whether every replica has been scraped twice, so that the first tick already has rates."""
+    """Whether every replica has been scraped; by the time the loop looks there are rates."""
     query = 'min(count_over_time(up{job="engines"}[1m]))'
     answer = requests.get(f"{stage.prometheus_url}/api/v1/query", params={"query": query}, timeout=2.0).json()
-    rows = answer["data"]["result"]
-    return bool(rows) and float(rows[0]["value"][1]) >= 3  # noqa: PLR2004 - two for a rate, one to spare
-
-
-def _await(child: Child, name: str, answers: Callable[[], bool]) -> None:
-    began = time.monotonic()
-    while time.monotonic() - began < PATIENCE_S:
-        if not child.alive:
-            raise DemoFailed(f"{name} ended at once (exit code {child.code}):\n{child.log_tail()}")
-        try:
-            if answers():
-                return
-        except (requests.RequestException, ValueError, KeyError):
-            pass  # not up yet; the loop above ends the wait
-        time.sleep(0.1)
-    raise DemoFailed(f"{name} did not answer within {PATIENCE_S:.0f} s:\n{child.log_tail()}")
-
-
-def _write_processes(stage: setting.Stage, children: Children) -> None:
-    """`processes.json`: who is who, for those who want to kill something and watch."""
-    parts = {"fleet": children.fleet, "loop": children.loop, "prometheus": children.prometheus}
-    pids = {name: child.pid for name, child in parts.items() if child is not None}
-    addresses = {"status": stage.status_url, "api": stage.api_url, "fleet": stage.control_url}
-    if children.prometheus is not None:
-        addresses["prometheus"] = stage.prometheus_url
-    text = json.dumps({"pids": pids, "addresses": addresses, "ca_file": str(stage.ca_file)}, indent=1)
-    stage.processes_file.write_text(text, encoding="utf-8")
-
-
-def _moments(seconds: float) -> Iterator[float]:
-    """Seconds since the start, twice a second, until the end."""
-    began = time.monotonic()
-    while (elapsed := time.monotonic() - began) < seconds:
-        yield elapsed
-        time.sleep(min(0.5, max(0.0, seconds - elapsed)))
+    return bool(answer["data"]["result"])
 
 
 @dataclass(slots=True)
-class Seen:
-    """The last answers of the fleet and the loop, and the counts of loops that ended before the present one."""
+class Show:
+    """One demonstration under way."""
 
-    fleet: dict[str, Any]
-    status: dict[str, Any]
-    ticks: int = 0
-    changes: int = 0
-    blind_ticks: int = 0
+    options: DemoOptions
+    stage: setting.Stage
+    kind: SourceKind
+    children: Children
+    stop: Event
+    view: View | None
+    seen: Seen = field(default_factory=Seen)
+    began: float | None = None
 
-    def count(self, status: dict[str, Any]) -> None:
-        """Take a new status; a younger loop starts its counts at 0."""
-        if self.status and status.get("started_at") != self.status.get("started_at"):
-            self.ticks += self.status.get("ticks", 0)
-            self.changes += self.status.get("changes", 0)
-            self.blind_ticks += self.status.get("blind_ticks", 0)
-        self.status = status
+    def tell(self, text: str, **facts: object) -> None:
+        """Say what happens: in the live view, or in the log."""
+        if self.view is not None:
+            self.view.note(" ".join([text, *(f"{name}={value}" for name, value in facts.items())]))
+        else:
+            log.info(text, **facts)
 
-    def total(self, name: str) -> int:
-        """A count over all loops."""
-        return int(getattr(self, name)) + int(self.status.get(name, 0))
+    def start(self) -> None:
+        """Start everything. Prometheus takes 5 s to look at its targets for the first time, whatever the interval.
 
+        Raises:
+            DemoFailed: a part did not come up.
+        """
+        children, stage = self.children, self.stage
+        self.tell("starting", fleet=stage.control_url, files=str(stage.folder))
+        children.fleet.start()
+        if children.prometheus is not None:
+            children.prometheus.start()
+        self._await(children.fleet, "the fleet", lambda: _get(f"{stage.control_url}/health").ok)
+        if children.prometheus is not None:
+            self.tell("waiting for Prometheus' first scrape", prometheus=stage.prometheus_url)
+            self._await(children.prometheus, "Prometheus", lambda: _scraped(stage))
+        self.tell("starting the loop", api=stage.api_url)
+        children.loop.start()
+        self._await(children.loop, "the loop", lambda: _get(f"{stage.status_url}/readyz").ok)
+        self._write_processes()
+        self.tell(
+            "demo runs", seconds=self.options.seconds, source=self.kind.value, page=stage.status_url,
+            files=str(stage.folder),
+        )  # fmt: skip
 
-def _play(options: DemoOptions, stage: setting.Stage, children: Children, view: View | None) -> Seen:
-    seen = Seen({}, {})
-    try:
-        for elapsed in _moments(options.seconds):
-            _look(stage, seen)
-            _revive(stage, children)
-            if view is not None:
-                view.show(elapsed, options.seconds, seen.fleet, seen.status)
-    except KeyboardInterrupt:
-        log.info("ending early")
-    _look(stage, seen)
-    return seen
+    def _await(self, child: Child, name: str, answers: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            if not child.alive:
+                raise DemoFailed(f"{name} ended at once (exit code {child.code}):\n{child.log_tail()}")
+            try:
+                if answers():
+                    return
+            except (requests.RequestException, ValueError, KeyError):
+                pass  # not up yet; the loop above ends the wait
+            if self.stop.wait(0.1):
+                raise _Ended
+        raise DemoFailed(f"{name} did not answer within {PATIENCE_S:.0f} s:\n{child.log_tail()}")
 
+    def _write_processes(self) -> None:
+        """`processes.json`: who is who, for those who want to kill something and watch."""
+        stage = self.stage
+        pids = {"conductor": os.getpid()} | {child.name: child.pid for child in self.children.all()}
+        addresses = {"status": stage.status_url, "api": stage.api_url, "fleet": stage.control_url}
+        if self.children.prometheus is not None:
+            addresses["prometheus"] = stage.prometheus_url
+        plain = {"pids": pids, "addresses": addresses, "ca_file": str(stage.ca_file), "config": str(stage.config_file)}
+        part = stage.processes_file.with_suffix(".part")
+        part.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+        part.replace(stage.processes_file)
 
-def _look(stage: setting.Stage, seen: Seen) -> None:
-    try:
-        seen.fleet = _get(f"{stage.control_url}/state").json()
-    except (requests.RequestException, ValueError) as error:
-        log.debug("the fleet does not answer", reason=str(error))
-    try:
-        seen.count(_get(f"{stage.status_url}/status.json").json())
-    except (requests.RequestException, ValueError) as error:
-        log.debug("the loop does not answer", reason=str(error))
+    def play(self) -> None:
+        """Watch until the time is up or the end is asked for. Raises DemoFailed when the fleet dies."""
+        self.began = time.monotonic()
+        while (elapsed := time.monotonic() - self.began) < self.options.seconds:
+            self._look()
+            self._revive()
+            if self.view is not None:
+                self.view.show(elapsed, self.options.seconds, self.stage, self.seen)
+            if self.stop.wait(max(0.0, min(LOOK_S, self.options.seconds - elapsed))):
+                self.tell("ending early")
+                break
+        self._look()
 
+    def _look(self) -> None:
+        try:
+            self.seen.fleet = _get(f"{self.stage.control_url}/state").json()
+        except (requests.RequestException, ValueError) as error:
+            log.debug("the fleet does not answer", reason=str(error))
+        try:
+            self.seen.count(_get(f"{self.stage.status_url}/status.json").json())
+        except (requests.RequestException, ValueError) as error:
+            log.debug("the loop does not answer", reason=str(error))
 
-def _revive(stage: setting.Stage, children: Children) -> None:
-    if not children.fleet.alive:
-        raise DemoFailed(f"the fleet died (exit code {children.fleet.code}):\n{children.fleet.log_tail()}")
-    revivable = [(children.loop, LOOP_AWAY_S)]
-    if children.prometheus is not None:
-        revivable.append((children.prometheus, PROMETHEUS_AWAY_S))
-    for child, away_s in revivable:
-        if not child.alive and child.dead_for() >= away_s:
-            log.warning("starting again", process=child.name, exit_code=child.code, dead_for_s=round(child.dead_for()))
-            child.start()
-            children.restarts += 1
-            _write_processes(stage, children)
+    def _revive(self) -> None:
+        fleet = self.children.fleet
+        if not fleet.alive:
+            raise DemoFailed(f"the fleet died (exit code {fleet.code}):\n{fleet.log_tail()}")
+        revivable = [(self.children.loop, LOOP_AWAY_S)]
+        if self.children.prometheus is not None:
+            revivable.append((self.children.prometheus, PROMETHEUS_AWAY_S))
+        for child, away_s in revivable:
+            if not child.alive and child.dead_for() >= away_s:
+                last = f": {child.log_tail(1)[:120]}" if (child.code or 0) > 0 else ""
+                self.tell(f"{child.name} ended (exit code {child.code}{last}) and is started again")
+                child.start()
+                self.children.restarts += 1
+                self._write_processes()
 
+    def end(self) -> dict[str, Any]:
+        """Stop everything, and sum up from the fleet's own last word.
 
-def _end(stage: setting.Stage, children: Children, seen: Seen, kind: SourceKind) -> dict[str, Any]:
-    """Stop everything, the loop first, and take the fleet's own last word."""
-    children.loop.stop(GOODBYE_S)
-    children.fleet.stop(GOODBYE_S)
-    if children.prometheus is not None:
-        children.prometheus.stop(GOODBYE_S)
-    try:
-        fleet = json.loads(stage.stats_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        fleet = seen.fleet
-    pools = [
-        {
-            "name": pool["name"],
-            "ttft_p95_s": pool["slo"]["recent_ttft_p95_s"],
-            "tpot_p95_s": pool["slo"]["recent_tpot_p95_s"],
-            "roles": {
-                name: {"wanted": role["wanted"], "gpu_seconds": role["gpu_seconds"]}
-                for name, role in pool["roles"].items()
-            },
-        }
-        for pool in fleet.get("pools", [])
-    ]
-    return {
-        "seconds": fleet.get("elapsed_s"),
-        "ticks": seen.total("ticks"),
-        "source": kind.value,
-        "decisions": seen.total("changes"),
-        "slo_attainment": fleet.get("slo_attainment"),
-        "gpu_seconds": fleet.get("gpu_seconds"),
-        "blind_ticks": seen.total("blind_ticks"),
-        "requests_finished": fleet.get("requests_finished"),
-        "restarts": children.restarts,
-        "pools": pools,
-    }
+        Prometheus goes last: a loop that still ticks should not find it gone and end on a blind tick.
+        """
+        seconds = 0.0 if self.began is None else time.monotonic() - self.began
+        children = self.children
+        children.loop.ask_to_end()
+        children.fleet.ask_to_end()
+        children.loop.stop(GOODBYE_S)
+        for child in children.all():
+            child.stop(GOODBYE_S)
+        try:
+            self.seen.fleet = json.loads(self.stage.stats_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            log.debug("the fleet left no last state", reason=str(error))
+        return summary(self.seen, self.kind.value, seconds, children.restarts)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from autoscaler.demo.hpa import HpaMemory, HpaSpec, HpaStatus, NotServed, Policy, PolicyKind, ScalingRules, Served, sync
+from autoscaler.demo.hpa import HpaSpec, HpaStatus, NotServed, Served, sync
 from autoscaler.demo.quantity import milli
+from autoscaler.policies.hpa_maths import HpaMemory, Policy, PolicyKind, ScalingRules
 
 if TYPE_CHECKING:
     from pathlib import Path

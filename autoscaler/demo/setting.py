@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,11 @@ class Stage:
         return self.folder / "prometheus.yml"
 
     @property
+    def samples_folder(self) -> Path:
+        """Prometheus' data."""
+        return self.folder / "prometheus-data"
+
+    @property
     def targets_file(self) -> Path:
         """The fleet's replicas, in file_sd format."""
         return self.folder / "targets.json"
@@ -116,6 +122,21 @@ class Stage:
         return self.folder / "processes.json"
 
 
+def clear(stage: Stage) -> None:
+    """Remove what an earlier demonstration left in the folder: old samples and memories would be taken for this one's.
+
+    Raises OSError.
+    """
+    for stale in (
+        stage.memory_file, stage.journal_file, stage.journal_file.with_name(stage.journal_file.name + ".1"),
+        stage.targets_file, stage.endpoints_file, stage.stats_file, stage.processes_file,
+        *(stage.folder / f"{name}.log" for name in ("fleet", "loop", "prometheus")),
+    ):  # fmt: skip
+        stale.unlink(missing_ok=True)
+    if (stage.samples_folder / "wal").is_dir():
+        shutil.rmtree(stage.samples_folder)
+
+
 def write(stage: Stage, *, scrape: bool) -> None:
     """Write all configuration files. Raises OSError."""
     pools = default_scenario(stage.seconds, stage.seed)
@@ -144,7 +165,7 @@ def prometheus_command(stage: Stage) -> list[str]:
     return [
         "prometheus",
         f"--config.file={stage.prometheus_file}",
-        f"--storage.tsdb.path={stage.folder / 'prometheus'}",
+        f"--storage.tsdb.path={stage.samples_folder}",
         f"--web.listen-address=127.0.0.1:{stage.prometheus_port}",
         "--storage.tsdb.retention.time=1d",
         "--log.level=warn",

@@ -137,3 +137,8 @@ def times(seconds: float, every: float = 15.0, start: float = 0.0) -> Iterable[f
     """Ticks from `start` on, the last one below `start + seconds`."""
     count = round(seconds / every)
     return (start + index * every for index in range(count))
+
+
+def at_time(now: float, *roles: RoleObservation) -> Observation:
+    """What is seen at a Unix time, as it is."""
+    return Observation(now, roles, source="script")

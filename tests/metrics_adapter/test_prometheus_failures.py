@@ -30,6 +30,8 @@ SECRET = "tok3n-that-must-not-leak"
 class Asked:
     """One request as the server saw it."""
 
+    method: str
+    target: str
     path: str
     params: dict[str, str]
     headers: dict[str, str]
@@ -81,7 +83,9 @@ def serving(answer: Callable[[Asked], tuple[int, dict[str, str], bytes]]) -> Ite
             length = int(self.headers.get("Content-Length") or 0)
             parts = urlsplit(self.path)
             form = parts.query + self.rfile.read(length).decode()
-            asked = Asked(parts.path, {k: v[0] for k, v in parse_qs(form).items()}, dict(self.headers))
+            asked = Asked(
+                self.command, self.path, parts.path, {k: v[0] for k, v in parse_qs(form).items()}, dict(self.headers)
+            )
             fake.asked.append(asked)
             status, headers, body = fake.answer(asked)
             self.send_response(status)
@@ -142,9 +146,9 @@ def test_unreachable() -> None:
 
 
 def test_unknown_host_is_named() -> None:
-    with source_of("http://no-such-host.invalid:9090", retries=0) as source:
-        with pytest.raises(SourceError, match="no-such-host"):
-            source.read(NOW, GROUPS)
+    url = "http://no-such-host.invalid:9090"
+    with source_of(url, retries=0) as source, pytest.raises(SourceError, match="no-such-host"):
+        source.read(NOW, GROUPS)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 429])
@@ -185,7 +189,9 @@ def test_recovers_within_one_read_from_a_passing_error() -> None:
         assert source.read(NOW, GROUPS).by_key["g"].reporting == 1
 
 
-@pytest.mark.parametrize("body", [b"<html>please log in</html>", b"{", b"[]", b"null", b'{"status":"success"}', b"\xff\x00"])
+@pytest.mark.parametrize(
+    "body", [b"<html>please log in</html>", b"{", b"[]", b"null", b'{"status":"success"}', b"\xff\x00"]
+)
 def test_nonsense_with_status_200(body: bytes) -> None:
     text, asked = failure(lambda _: (200, {"Content-Type": "text/html"}, body))
     assert "not a Prometheus reply" in text
@@ -194,7 +200,9 @@ def test_nonsense_with_status_200(body: bytes) -> None:
 
 def test_nonsense_in_the_rows_of_the_roll_call() -> None:
     def odd(asked: Asked) -> tuple[int, dict[str, str], bytes]:
-        return as_json({"resultType": "vector", "result": [{"metric": 3}]}) if "query" in asked.params else healthy(asked)
+        return (
+            as_json({"resultType": "vector", "result": [{"metric": 3}]}) if "query" in asked.params else healthy(asked)
+        )
 
     text, _ = failure(odd)
     assert "instant vector" in text
@@ -302,9 +310,11 @@ def test_discovery_runs_once_per_interval_and_again_at_once_when_nothing_matched
 
 
 def test_a_server_without_any_known_name_says_so() -> None:
-    with serving(lambda asked: as_json([]) if asked.path.endswith("/values") else vector()) as fake:
-        with source_of(fake.url) as source:
-            readings = source.read(NOW, GROUPS)
+    def foreign(asked: Asked) -> tuple[int, dict[str, str], bytes]:
+        return as_json([]) if asked.path.endswith("/values") else vector()
+
+    with serving(foreign) as fake, source_of(fake.url) as source:
+        readings = source.read(NOW, GROUPS)
     assert readings.by_key["g"].reporting == 0
     assert any("no metric of a known engine" in note for note in readings.notes)
 
@@ -355,12 +365,13 @@ def test_user_and_password_in_the_address_are_used_and_never_shown() -> None:
 def test_a_server_that_echoes_the_request_does_not_leak_credentials(how: str, tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_text(SECRET)
-    access: dict[str, Any] = {
+    ways: dict[str, dict[str, Any]] = {
         "bearer_token": {"bearer_token": SECRET},
         "password": {"username": "me", "password": SECRET},
         "bearer_token_file": {"bearer_token_file": str(path)},
         "header": {"headers": {"X-Api-Key": SECRET}},
-    }[how]
+    }
+    access = ways[how]
     text, asked = failure(lambda asked: (403, {}, f"{asked.headers}".encode()), **access)
     sent = base64.b64encode(f"me:{SECRET}".encode()).decode()
     assert SECRET in str(asked[0].headers) or sent in str(asked[0].headers)
@@ -370,22 +381,26 @@ def test_a_server_that_echoes_the_request_does_not_leak_credentials(how: str, tm
 
 
 def test_a_token_with_a_line_break_is_refused_without_showing_it() -> None:
-    with serving(healthy) as fake, source_of(fake.url, bearer_token=f"{SECRET}\nX-Evil: 1") as source:
-        with pytest.raises(SourceError) as caught:
-            source.read(NOW, GROUPS)
+    with (
+        serving(healthy) as fake,
+        source_of(fake.url, bearer_token=f"{SECRET}\nX-Evil: 1") as source,
+        pytest.raises(SourceError) as caught,
+    ):
+        source.read(NOW, GROUPS)
     assert SECRET not in str(caught.value)
     assert "character that HTTP does not allow" in str(caught.value)
     assert fake.asked == []
 
 
 def test_a_long_query_goes_as_a_post_body() -> None:
-    many = {f"label_with_a_long_name_{i}": "x" for i in range(60)}
+    many = {f"label_with_a_long_name_{i}": "x" for i in range(120)}
     groups = [Group("g", {"pool": "p"} | many), Group("other", {"pool": "q"})]
     with serving(healthy) as fake, source_of(fake.url) as source:
         source.read(NOW, groups)
-    lengths = [len(asked.params["query"]) for asked in fake.asked if "query" in asked.params]
-    assert max(lengths) > 3500
-    assert len(lengths) == sum("query" in asked.params for asked in fake.asked)
+    sent = [(len(asked.params["query"]), asked.method) for asked in fake.asked if "query" in asked.params]
+    assert {method for length, method in sent if length > 3500} == {"POST"}
+    assert {method for length, method in sent if length <= 3500} == {"GET"}
+    assert all(len(asked.target) < 6000 for asked in fake.asked)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,10 @@ def group(pool: str, **extra: str) -> Group:
 
 def everything() -> Samples:
     """All cases in one server, one pool each, so that one start serves every test."""
+    return unfit_engines() + data_parallel() + dialects() + other_families() + gateways()
+
+
+def unfit_engines() -> Samples:
     out: Samples = []
     # resets: 50 tokens/s, restarted at T0+270 (a fresh process counts from 0)
     out += held("vllm:num_requests_running", v1("reset", "reset-0"), 1.0)
@@ -96,6 +100,16 @@ def everything() -> Samples:
     out += held("vllm:kv_cache_usage_perc", v1("nankv", "nankv-1"), 0.25)
     # fresh: the second replica has a single sample
     out += vllm(v1("fresh", "fresh-0")) + vllm(v1("fresh", "fresh-1"), running=0.0, at=[NOW])
+    # scrape targets: two known in `stale`, one of them down
+    out += held("up", place("stale", "stale-0"), 1.0) + held("up", place("stale", "stale-1"), 0.0)
+    # awkward label values
+    out += vllm(v1('q"uo\\te', "odd+pod.0"))
+    out += vllm(v1('q"uo\\te', "odd+pod.1"), at=times(end=NOW - 100))
+    return out
+
+
+def data_parallel() -> Samples:
+    out: Samples = []
     # two data-parallel engines in one replica, KV usage 0.2 and 0.6
     for rank, usage in (("0", 0.2), ("1", 0.6)):
         labels = v1("dp", "dp-0", engine=rank)
@@ -111,6 +125,11 @@ def everything() -> Samples:
     out += vllm(v1("halfdp", "halfdp-0", engine="0")) + vllm(
         v1("halfdp", "halfdp-0", engine="1"), running=math.nan, tokens_per_s=1000.0
     )
+    return out
+
+
+def dialects() -> Samples:
+    out: Samples = []
     # V0 next to V1 in one pool: other names, no `engine` label
     out += vllm(v1("mixed", "mixed-1"), tokens_per_s=50.0)
     old = place("mixed", "mixed-0", model_name="m")
@@ -123,6 +142,17 @@ def everything() -> Samples:
     under = v1("under", "under-0")
     out += held("vllm_num_requests_running", under, 6.0) + held("vllm_kv_cache_usage_perc", under, 0.4)
     out += counted("vllm_generation_tokens", under, 30.0)
+    # sleeping, step and prefix-derived signals
+    nap = v1("nap", "nap-0")
+    out += held("vllm:num_requests_running", nap, 0.0)
+    for state, value in (("awake", 0.0), ("weights_offloaded", 1.0), ("discard_all", 0.0)):
+        out += held("vllm:engine_sleep_state", nap | {"sleep_state": state}, value)
+    out += counted("vllm:prompt_tokens_total", nap, 100.0) + counted("vllm:prefix_cache_hits_total", nap, 25.0)
+    return out
+
+
+def other_families() -> Samples:
+    out: Samples = []
     # SGLang: both tensor-parallel ranks of each engine publish; rank 1 of dp leads as tp_rank 2
     for tp, dp in (("0", "0"), ("1", "0"), ("2", "1"), ("3", "1")):
         labels = place("sgl", "sgl-0", model_name="m", tp_rank=tp, dp_rank=dp, engine_type="unified")
@@ -133,7 +163,6 @@ def everything() -> Samples:
     front = place("sgl", "sgl-0", model_name="m")
     out += counted("sglang:time_to_first_token_seconds_count", front, 0.5)
     out += counted("sglang:generation_tokens_total", front, 999.0)
-    # TensorRT-LLM, with a transfer in the same pool's prefix-derived prompt rate
     trt = place("trt", "trt-0", model_name="m", engine_type="trtllm")
     out += held("trtllm_num_requests_running", trt, 2.0) + held("trtllm_kv_cache_utilization", trt, 0.3)
     out += held("trtllm_kv_cache_max_blocks", trt, 100.0) + held("trtllm_kv_cache_tokens_per_block", trt, 64.0)
@@ -143,7 +172,12 @@ def everything() -> Samples:
     out += vllm(worker | {"engine": "0", "model_name": "m"})
     out += held("dynamo_component_gpu_cache_usage_percent", worker | {"dp_rank": "0", "model": "m"}, 0.9)
     out += held("dynamo_component_gpu_cache_usage_percent", place("dyn", "dyn-1", dp_rank="0", model="m"), 0.7)
-    # gateways: old and new names at once on one, old alone on the other, stale on the third
+    return out
+
+
+def gateways() -> Samples:
+    out: Samples = []
+    # old and new names at once on one, old alone on the other, stale on the third
     for pod, names in (
         ("epp-0", ("llm_d_epp", "llm_d_router_epp", "inference_extension")),
         ("epp-1", ("inference_extension",)),
@@ -154,17 +188,6 @@ def everything() -> Samples:
                 out += held(f"{name}_flow_control_queue_size", labels, size)
     out += held("llm_d_epp_flow_control_queue_size", place("gate", "epp-2"), 50.0, times(end=NOW - 100))
     out += held("dynamo_frontend_queued_requests", place("front", "front-0", model="m"), 9.0)
-    # sleeping, step and prefix-derived signals
-    nap = v1("nap", "nap-0")
-    out += held("vllm:num_requests_running", nap, 0.0)
-    for state, value in (("awake", 0.0), ("weights_offloaded", 1.0), ("discard_all", 0.0)):
-        out += held("vllm:engine_sleep_state", nap | {"sleep_state": state}, value)
-    out += counted("vllm:prompt_tokens_total", nap, 100.0) + counted("vllm:prefix_cache_hits_total", nap, 25.0)
-    # scrape targets: two known in `stale`, one of them down
-    out += held("up", place("stale", "stale-0"), 1.0) + held("up", place("stale", "stale-1"), 0.0)
-    # awkward label values
-    out += vllm(v1('q"uo\\te', "odd+pod.0"))
-    out += vllm(v1('q"uo\\te', "odd+pod.1"), at=times(end=NOW - 100))
     return out
 
 
@@ -341,13 +364,20 @@ def test_a_group_on_fewer_labels_merges_the_rows_of_the_others(source: Prometheu
     groups = [group("dp"), group("nankv"), Group("all", {"namespace": "ns"})]
     readings = read(source, *groups).by_key
     whole = readings["all"]
-    every = "reset stale edge nan nankv fresh dp halfdp mixed both under sgl trt dyn nap".split()
-    parts = read(source, *[group(name) for name in every], group('q"uo\\te')).by_key
+    pools = source.label_values("pool", now=NOW)
+    parts = read(source, *[group(pool) for pool in pools]).by_key
     assert whole.reporting == sum(part.reporting for part in parts.values())
     assert whole.stale == sum(part.stale for part in parts.values())
     assert whole.signals[Signal.RUNNING] == sum(part.signals.get(Signal.RUNNING, 0) for part in parts.values())
     assert whole.signals[Signal.KV_USAGE_MAX] == 0.9
     assert whole.sampled_at == pytest.approx(NOW - 60)
+
+
+def test_very_many_labels_make_queries_that_the_server_still_takes(source: PrometheusSource) -> None:
+    absent = {f"label_that_no_series_has_{i}": "" for i in range(200)}
+    readings = read(source, group("dp", **absent), group("sgl", **absent), Group("all", {}))
+    assert readings.by_key["dp"].reporting == 2
+    assert readings.by_key["dp"].signals[Signal.KV_CAPACITY] == 7680
 
 
 def test_readings_come_in_the_order_asked_and_absent_pools_read_as_empty(source: PrometheusSource) -> None:
@@ -362,6 +392,7 @@ def test_targets_are_unknown_when_up_has_none_of_the_labels(source: PrometheusSo
 
 
 def test_the_number_of_queries_does_not_depend_on_the_number_of_groups(source: PrometheusSource) -> None:
+    read(source, group("dp"), group("sgl"))  # from here on it knows the engines and their KV capacity
     few = read(source, group("dp"), group("sgl")).queries
     many = read(source, *[group(f"pool-{i}") for i in range(300)], group("dp")).queries
     assert few == many

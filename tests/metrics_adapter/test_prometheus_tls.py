@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import json
 import ssl
@@ -44,7 +44,7 @@ def named(name: str) -> x509.Name:
 def certificate(
     name: str, key: ec.EllipticCurvePrivateKey, issuer: str, issuer_key: ec.EllipticCurvePrivateKey, *, ca: bool
 ) -> x509.Certificate:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
     return (
         x509.CertificateBuilder()
@@ -52,8 +52,8 @@ def certificate(
         .issuer_name(named(issuer))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(address, critical=False)
         .sign(issuer_key, hashes.SHA256())
@@ -125,7 +125,7 @@ def names(url: str, **access: Any) -> tuple[str, ...]:
 def test_custom_ca_is_trusted_and_an_unknown_one_is_not(files: Files) -> None:
     with serving(files, wants_client=False) as url:
         assert names(url, ca_file=files.ca) == ("vllm:num_requests_running",)
-        with pytest.raises(SourceError, match="TLS failed: .*certificate verify failed"):
+        with pytest.raises(SourceError, match=r"TLS failed: .*certificate verify failed"):
             names(url)
 
 
@@ -138,7 +138,7 @@ def test_client_certificate_is_presented_and_missed(files: Files) -> None:
     with serving(files, wants_client=True) as url:
         known = names(url, ca_file=files.ca, client_cert=files.client, client_key=files.client_key)
         assert known == ("vllm:num_requests_running",)
-        with pytest.raises(SourceError, match="(?i)certificate required|handshake|TLS failed|cannot be reached"):
+        with pytest.raises(SourceError, match=r"(?i)certificate required|handshake|TLS failed|cannot be reached"):
             names(url, ca_file=files.ca)
 
 

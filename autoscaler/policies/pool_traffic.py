@@ -1,0 +1,99 @@
+"""A pool's traffic as policies that look at arrivals want it: requests/s coming in, and the mean request's tokens.
+
+Engines count what they served, not what arrived: arrivals = first tokens/s + growth of what waits. The prefill (or
+colocated) role tells of arrivals and prompts, the decode (or colocated) role of outputs. Shapes of windows without a
+completed request are carried over from the last that had one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autoscaler.model import Role
+from autoscaler.policies.role_steps import waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from autoscaler.model import RoleObservation
+
+SLOPE_S = 30.0
+"""Growth of the queue is taken over this long: two scrapes of 15 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficState:
+    """Queue samples (time, waiting) and the last shapes seen: tokens per request."""
+
+    queue: tuple[tuple[float, float], ...] = ()
+    prompt: float | None = None
+    computed: float | None = None
+    output: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What comes into a pool.
+
+    Attributes:
+        requests: arrivals/s.
+        prompt: prompt tokens a request, prefix hits included; computed: without them. output: output tokens a request.
+    """
+
+    requests: float
+    prompt: float
+    computed: float
+    output: float
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of prompt tokens that a prefix cache served, 0..0.95."""
+        if self.prompt <= 0:
+            return 0.0
+        return min(max(1.0 - self.computed / self.prompt, 0.0), 0.95)
+
+
+def traffic(
+    told_of: Mapping[Role, RoleObservation], state: TrafficState, at: float
+) -> tuple[Traffic | None, TrafficState]:
+    """The pool's traffic, None until all of it has been told once; and what to remember.
+
+    Args:
+        told_of: the pool's reports by role; roles that did not report are left out.
+        state: what the last call returned.
+        at: Unix time.
+    """
+    entry = told_of.get(Role.PREFILL) or told_of.get(Role.COLOCATED) or told_of.get(Role.DECODE)
+    leaving = told_of.get(Role.DECODE) or told_of.get(Role.COLOCATED)
+    if entry is None:
+        return None, state
+    queue = tuple(sample for sample in state.queue if at - SLOPE_S <= sample[0] < at)
+    held = waiting(entry, gateway=True)
+    if held is not None:
+        queue = (*queue, (at, held))
+    firsts = entry.first_token_rate
+    prompt = _each(entry.prompt_rate, firsts, state.prompt)
+    computed = _each(entry.computed_rate, firsts, state.computed)
+    output = state.output
+    if leaving is not None:
+        output = _each(leaving.generation_rate, leaving.completion_rate, output)
+    state = TrafficState(queue, prompt, computed, output)
+    requests = firsts if firsts is not None else entry.completion_rate
+    if requests is None or (prompt is None and computed is None) or output is None:
+        return None, state
+    whole = prompt if prompt is not None else computed
+    rest = computed if computed is not None else prompt
+    arriving = max(0.0, requests + _slope(queue))
+    return Traffic(arriving, whole or 0.0, rest or 0.0, output), state
+
+
+def _each(amount: float | None, count: float | None, before: float | None) -> float | None:
+    return amount / count if amount is not None and count else before
+
+
+def _slope(queue: tuple[tuple[float, float], ...]) -> float:
+    if not queue:
+        return 0.0
+    (first_at, first), (last_at, last) = queue[0], queue[-1]
+    return (last - first) / (last_at - first_at) if last_at > first_at else 0.0

@@ -1,0 +1,115 @@
+"""What must hold between parts of the configuration: pools that do not overlap, stocks that exist, ages that fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from autoscaler.model import Role
+    from autoscaler.settings import PoolSettings, Settings
+
+KUBE_STATE_KINDS = ("Deployment", "StatefulSet")
+"""What kube-state-metrics 2.x counts replicas of."""
+
+
+def series_match(settings: Settings, pool: PoolSettings, role: Role) -> dict[str, str]:
+    """The label values that make a series belong to this role: namespace, model, the pool's and the role's own."""
+    own = pool.roles[role]
+    match = {settings.source.namespace_label: pool.namespace}
+    if pool.model_name is not None:
+        match[settings.source.model_label] = pool.model_name
+    match |= pool.match
+    if not own.match and len(pool.roles) > 1:
+        match[settings.source.role_label] = role.value
+    return match | own.match
+
+
+def problems(settings: Settings) -> Iterator[str]:
+    """Everything that does not fit together, each as `path: what is wrong and what would be right`."""
+    yield from _twins(settings)
+    yield from _overlaps(settings)
+    yield from _shared_targets(settings)
+    yield from _unknown_stocks(settings)
+    yield from _uncounted(settings)
+    if settings.source.kind == "scrape" and not settings.source.scrape.targets and not settings.source.scrape.file_sd:
+        yield "source.scrape: source.kind is scrape, but neither targets nor file_sd says what to scrape; give one"
+    if settings.serving.hard_age_s <= settings.loop.interval_s:
+        yield (
+            f"serving.hard_age_s: {settings.serving.hard_age_s:g} is not above loop.interval_s "
+            f"{settings.loop.interval_s:g}: every answer would be refused as too old before the next tick"
+        )
+
+
+def _twins(settings: Settings) -> Iterator[str]:
+    seen: dict[tuple[str, str], int] = {}
+    for index, pool in enumerate(settings.pools):
+        first = seen.setdefault((pool.namespace, pool.name), index)
+        if first != index:
+            yield (
+                f"pools[{index}].name: {pool.namespace}/{pool.name} is the name of pools[{first}] already; "
+                "names must differ within a namespace"
+            )
+
+
+def _overlaps(settings: Settings) -> Iterator[str]:
+    """Roles whose series are all another's too, which would count them twice.
+
+    Compared through the distinct sets of label names (a handful), so that 1,000 pools do not make a million pairs.
+    """
+    matches = {
+        f"pools[{index}].roles.{role}": series_match(settings, pool, role)
+        for index, pool in enumerate(settings.pools)
+        if pool.enabled
+        for role in pool.roles
+    }
+    owners: dict[frozenset[str], dict[tuple[str, ...], str]] = {}
+    for path, match in matches.items():
+        key = tuple(match[name] for name in sorted(match))
+        twin = owners.setdefault(frozenset(match), {}).setdefault(key, path)
+        if twin != path:
+            yield f"{path}: selects the same series as {twin} ({_said(match)}); {_ADVICE}"
+    for path, match in matches.items():
+        for names, values in owners.items():
+            if names < match.keys() and (wider := values.get(tuple(match[name] for name in sorted(names)))):
+                yield f"{wider}: selects all series of {path} ({_said(match)}) too; {_ADVICE}"
+
+
+_ADVICE = "they would be counted twice: add a `match` label that tells them apart"
+
+
+def _said(match: dict[str, str]) -> str:
+    return ", ".join(f"{label}={value}" for label, value in sorted(match.items()))
+
+
+def _shared_targets(settings: Settings) -> Iterator[str]:
+    seen: dict[tuple[str, str, str], str] = {}
+    for index, pool in enumerate(settings.pools):
+        for role, own in pool.roles.items() if pool.enabled else ():
+            path = f"pools[{index}].roles.{role}.target"
+            if own.target is not None:
+                first = seen.setdefault((pool.namespace, own.target.kind, own.target.name), path)
+                if first != path:
+                    yield f"{path}: {own.target.kind} {own.target.name} is that of {first} already; one role scales it"
+
+
+def _unknown_stocks(settings: Settings) -> Iterator[str]:
+    names = [supply.accelerator for supply in settings.supply]
+    for index, name in enumerate(names):
+        if names.index(name) != index:
+            yield f"supply[{index}].accelerator: {name!r} is listed already; one entry per accelerator"
+
+
+def _uncounted(settings: Settings) -> Iterator[str]:
+    if settings.source.replica_counts != "kube-state-metrics":
+        return
+    if settings.source.kind != "prometheus":
+        yield "source.replica_counts: kube-state-metrics is read through Prometheus; with kind scrape use targets"
+    for index, pool in enumerate(settings.pools):
+        for role, own in pool.roles.items() if pool.enabled else ():
+            if own.target is None or own.target.kind not in KUBE_STATE_KINDS:
+                yield (
+                    f"pools[{index}].roles.{role}.target: source.replica_counts is kube-state-metrics, which needs "
+                    f"to know whose replicas to count: name a {' or '.join(KUBE_STATE_KINDS)}"
+                )

@@ -1,0 +1,466 @@
+"""The engine model of engine.py, fast enough for fleets: steps that only decode are played many at a time.
+
+While nobody joins or leaves a batch of n sequences with R stored tokens, its k next steps take
+
+    f * (k*A + d*n*k*(k - 1)/2)    with A = a + c*n + d*R, seconds,
+
+because R grows by n per step. Such a span ends at the next finish (a heap over step numbers), when KV runs out, or at
+the first step that ends after an arrival that can be admitted (the quadratic solved for k). So a request costs a few
+heap operations, however many tokens it makes. Scheduling, chunking, KV blocks and preemption are those of engine.py,
+and a test holds the two against each other step by step. f is 1, or noise with mean 1: a step's relative deviation is
+log-normal, and that of k independent steps together has 1/sqrt(k) of its width.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Final
+
+from autoscaler.simulator.engine_types import EngineRole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from autoscaler.simulator.engine_types import EngineProfile
+    from autoscaler.simulator.ledger import Ledger
+
+_SHIFT: Final = 32
+_MASK: Final = (1 << _SHIFT) - 1
+_NEVER: Final = math.inf
+
+
+class Job:
+    """A request inside an engine: what was asked, and how far it is. Token counts; times in seconds.
+
+    Attributes:
+        number: its slot in the ledger. arrived: when it came to this engine.
+        blocks: hashes of its prompt's prefix blocks, for the engine's own prefix cache; empty: `cached` is given.
+        generated, stored: up to date whenever it is not decoding. remaining: prompt tokens still to compute.
+        join, finish: steps at which it joined the decoding set, and ends. scheduled, first: None before.
+    """
+
+    __slots__ = (
+        *("arrived", "blocks", "cached", "finish", "first", "generated", "join", "last", "number", "outputs"),
+        *("prompt", "remaining", "scheduled", "source", "stored"),
+    )
+
+    def __init__(self, number: int, prompt: int, outputs: int, cached: int, blocks: Sequence[int] = ()) -> None:
+        self.number = number
+        self.prompt = prompt
+        self.outputs = outputs
+        self.cached = cached
+        self.blocks = blocks
+        self.arrived = 0.0
+        self.generated = 0
+        self.stored = 0
+        self.remaining = 0
+        self.join = -1
+        self.finish = -1
+        self.scheduled: float | None = None
+        self.first: float | None = None
+        self.last = 0.0
+        self.source = -1
+
+
+class FastEngine:
+    """One engine. Its owner calls `submit` at arrivals and `step` whenever `end` has come, in order of time.
+
+    Attributes:
+        end: when the present segment (one mixed step, or a span of decode steps) ends; infinite when idle.
+        load: requests in it, not finished. backlog: uncached prompt tokens not yet computed.
+        done: finished jobs the owner has not collected (prefill role: their KV is kept until `release`).
+        fetch: decode role: jobs whose KV blocks are taken and whose transfer is to be started by the owner.
+        Others: cumulative counts behind vLLM's metric families; times in seconds.
+    """
+
+    __slots__ = (
+        *("_budget", "_chunks", "_coefficients", "_ends", "_factor", "_growth", "_ledger", "_most", "_noise", "_role"),
+        *("_a1", "_begun", "_decoding", "_k", "_prefill", "_prefix", "_q", "_resident", "_running", "_usable"),
+        *("_block", "_fetched", "_prefix_tokens", "_tells_first", "backlog", "busy", "completions", "computed", "done", "end"),
+        *("fetch", "first_tokens", "generation", "itl_busy", "itl_tokens", "load", "number", "prefill_busy"),
+        *("preemptions", "profile", "prompt_tokens", "steps", "ttft_busy", "used", "waiting"),
+    )
+
+    def __init__(
+        self,
+        profile: EngineProfile,
+        role: EngineRole,
+        ledger: Ledger,
+        number: int = 0,
+        noise: tuple[Iterator[float], float] | None = None,
+        prefix_block: int = 0,
+        tells_first: bool = True,
+    ) -> None:
+        """An idle engine.
+
+        Args:
+            profile: how fast it is and how much it holds.
+            role: what it does with a request.
+            ledger: where it writes what became of each.
+            number: its name in there.
+            noise: standard normal deviates, and the standard deviation of the logarithm of a step's duration.
+            prefix_block: tokens per prefix block; 0 where jobs say themselves what is cached.
+            tells_first: whether its first token is the one the client sees.
+        """
+        self.profile = profile
+        self.number = number
+        self._role = role
+        self._ledger = ledger
+        self._noise = noise
+        self._prefix_tokens = prefix_block
+        self._tells_first = tells_first and role is not EngineRole.PREFILL
+        self._prefix: OrderedDict[int, None] = OrderedDict()
+        self._coefficients = (
+            profile.step_seconds,
+            profile.prefill_token_seconds,
+            profile.sequence_seconds,
+            profile.resident_token_seconds,
+        )
+        self._budget, self._most, self._block = profile.max_batched_tokens, profile.max_running, profile.block_size
+        self._usable = profile.usable_blocks
+        self.waiting: deque[Job] = deque()
+        self._fetched: deque[Job] = deque()
+        self._running: dict[int, Job] = {}
+        self._prefill: dict[int, Job] = {}
+        self._ends: list[int] = []
+        self._growth = [0] * profile.block_size
+        self._chunks: list[tuple[Job, int]] = []
+        self._decoding = self._resident = self._k = self.used = 0
+        self._begun = self._a1 = self._q = 0.0
+        self._factor = 1.0
+        self.end = _NEVER
+        self.done: list[Job] = []
+        self.fetch: list[Job] = []
+        self.load = self.backlog = self.steps = 0
+        self.busy = self.itl_busy = self.prefill_busy = self.ttft_busy = 0.0
+        self.completions = self.computed = self.first_tokens = self.generation = 0
+        self.itl_tokens = self.preemptions = self.prompt_tokens = 0
+
+    @property
+    def running(self) -> int:
+        """Requests in the batch."""
+        return len(self._running)
+
+    @property
+    def kv_usage(self) -> float:
+        """Used share of KV blocks, 0..1, as of the last segment that ended."""
+        return self.used / self._usable
+
+    def fits(self, prompt: int, outputs: int) -> bool:
+        """Whether the empty engine could ever finish such a request."""
+        made = 1 if self._role is EngineRole.PREFILL else outputs
+        return self.profile.blocks(prompt + made - 1) <= self._usable
+
+    def hits(self, blocks: Sequence[int]) -> int:
+        """How many of the leading prefix blocks its cache holds."""
+        cache = self._prefix
+        count = 0
+        for block in blocks:
+            if block not in cache:
+                break
+            count += 1
+        return count
+
+    def submit(self, job: Job, now: float) -> bool:
+        """Take a request that arrives now (it must fit); True when `end` changed."""
+        job.arrived = now
+        self.load += 1
+        if self._role is not EngineRole.DECODE:
+            self.backlog += job.prompt - job.cached
+        self.waiting.append(job)
+        return self._noticed(now, blocked=len(self.waiting) > 1)
+
+    def fetched(self, job: Job, now: float) -> bool:
+        """Decode role: this job's KV has arrived; True when `end` changed."""
+        self._fetched.append(job)
+        return self._noticed(now, blocked=False)
+
+    def release(self, job: Job, now: float) -> bool:
+        """Prefill role: free a finished prompt's KV, now that it is fetched; True when `end` changed."""
+        self.used -= self.profile.blocks(job.stored)
+        return bool(self.waiting) and self._noticed(now, blocked=False)
+
+    def abandon(self, job: Job, now: float) -> bool:
+        """Decode role: this job's KV will never come; True when `end` changed."""
+        self.used -= self.profile.blocks(job.stored)
+        self.load -= 1
+        return bool(self.waiting) and self._noticed(now, blocked=False)
+
+    def _noticed(self, now: float, *, blocked: bool) -> bool:
+        """Start, or end the span early, so that what just came is looked at; True when `end` changed."""
+        if self.end == _NEVER:
+            self._plan(now)
+            # The plan may start nothing but transfers, which the owner collects from `fetch`.
+            return True
+        if self._k == 1 or blocked or len(self._running) >= self._most:
+            return False
+        steps = self._steps_by(now)
+        if steps >= self._k:
+            return False
+        self._k = steps
+        self.end = self._begun + self._factor * (steps * self._a1 + self._q * (steps * (steps - 1) // 2))
+        return True
+
+    def _steps_by(self, now: float) -> int:
+        """Fewest steps, at least 1, of the span under way whose end is not before `now`."""
+        left = (now - self._begun) / self._factor
+        if left <= self._a1:
+            return 1
+        slope = self._a1 - self._q / 2
+        steps = max(1, int(2 * left / (slope + math.sqrt(slope * slope + 2 * self._q * left))))
+        while steps * self._a1 + self._q * (steps * (steps - 1) // 2) < left:
+            steps += 1
+        return steps
+
+    def step(self) -> float:
+        """Complete the segment that ends at `end`, plan the next one, and return when that ends."""
+        k, now, decoding = self._k, self.end, self._decoding
+        seconds = now - self._begun
+        self.busy += seconds
+        self.steps += k
+        if decoding:
+            made = decoding * k
+            self.generation += made
+            self.itl_tokens += made
+            self.itl_busy += decoding * seconds
+            self._resident += made
+            if k > 1:
+                self.used += self._grown(self.steps - k + 2, k - 1)
+            self._end_decoding(now)
+        if self._chunks:
+            self._end_chunks(now)
+        self._plan(now)
+        return self.end
+
+    def _grown(self, step: int, count: int) -> int:
+        """KV blocks that decoding sequences enter in `count` steps from number `step` on."""
+        cycles, rest = divmod(count, self._block)
+        grown = cycles * self._decoding
+        if rest:
+            low = step % self._block
+            grown += sum(self._growth[low : low + rest])
+            if low + rest > self._block:
+                grown += sum(self._growth[: low + rest - self._block])
+        return grown
+
+    def _end_decoding(self, now: float) -> None:
+        ends, steps, running = self._ends, self.steps, self._running
+        while ends and ends[0] >> _SHIFT <= steps:
+            job = running.get(heapq.heappop(ends) & _MASK)
+            # A preempted sequence leaves its old end behind; it counts only while it is still the sequence's own.
+            if job is not None and job.finish == steps and job.join >= 0:
+                job.generated += self._leave_decoding(job)
+                self._finish(job, now)
+
+    def _leave_decoding(self, job: Job) -> int:
+        grown = self.steps - job.join
+        self._growth[(job.join + 1 - job.stored) % self._block] -= 1
+        job.stored += grown
+        job.join = -1
+        self._decoding -= 1
+        self._resident -= job.stored
+        return grown
+
+    def _end_chunks(self, now: float) -> None:
+        for job, count in self._chunks:
+            job.remaining -= count
+            if job.scheduled is not None and job.first is None and self._role is not EngineRole.DECODE:
+                self.backlog -= count
+            if job.remaining == 0:
+                self._produce(job, now)
+        self._chunks = []
+
+    def _produce(self, job: Job, now: float) -> None:
+        """The token that ends a prefill, or a recompute after a preemption."""
+        self.generation += 1
+        if job.first is None:
+            job.first = now
+            self.first_tokens += 1
+            self.prompt_tokens += job.prompt
+            self.ttft_busy += now - job.arrived
+            if self._role is not EngineRole.DECODE:
+                self.computed += job.prompt - job.cached
+            if self._tells_first:
+                self._ledger.first[job.number] = now
+            if job.blocks:
+                self._remember(job)
+        else:
+            self.itl_busy += now - job.last
+            self.itl_tokens += 1
+        job.generated += 1
+        del self._prefill[job.number]
+        left = job.outputs - job.generated
+        if left == 0:
+            self._finish(job, now)
+            return
+        job.join = self.steps
+        job.finish = self.steps + left
+        heapq.heappush(self._ends, job.finish << _SHIFT | job.number)
+        self._growth[(self.steps + 1 - job.stored) % self._block] += 1
+        self._decoding += 1
+        self._resident += job.stored
+
+    def _finish(self, job: Job, now: float) -> None:
+        del self._running[job.number]
+        self.load -= 1
+        self.completions += 1
+        if job.first is not None and job.scheduled is not None:
+            self.prefill_busy += job.first - job.scheduled
+        if self._role is EngineRole.PREFILL:
+            self.done.append(job)
+            return
+        self.used -= -(-job.stored // self._block)
+        self._ledger.finish[job.number] = now
+        self._ledger.engine[job.number] = self.number
+
+    def _plan(self, now: float) -> None:
+        """Schedule what starts now: a mixed step, a span of decode steps, or nothing."""
+        held_back = False
+        if self._decoding:
+            slot = (self.steps + 1) % self._block
+            while self.used + self._growth[slot] > self._usable:
+                self._preempt(next(reversed(self._running.values())), now)
+                held_back = True
+            self.used += self._growth[slot]
+        if self.waiting or self._prefill or self._fetched:
+            self._schedule(now, held_back=held_back)
+        decoding, chunks = self._decoding, self._chunks
+        if not decoding and not chunks:
+            self.end = _NEVER
+            return
+        a, b, c, d = self._coefficients
+        self._begun = now
+        if chunks:
+            tokens = stored = 0
+            for job, count in chunks:
+                tokens += count
+                stored += job.stored - job.remaining
+            seconds = a + b * tokens + c * (decoding + len(chunks)) + d * (self._resident + stored)
+            self._k, self._a1, self._q = 1, seconds, 0.0
+        else:
+            self._a1 = seconds = a + c * decoding + d * self._resident
+            self._q = d * decoding
+            self._k = k = 1 if held_back else self._span()
+            seconds = k * seconds + self._q * (k * (k - 1) // 2)
+        if self._noise is not None:
+            deviates, width = self._noise
+            spread = width / math.sqrt(self._k)
+            self._factor = math.exp(next(deviates) * spread - spread * spread / 2)
+            seconds *= self._factor
+        self.end = now + seconds
+
+    def _span(self) -> int:
+        """Steps until the next finish, or until KV is exhausted."""
+        ends, running = self._ends, self._running
+        while True:
+            finish = ends[0] >> _SHIFT
+            job = running.get(ends[0] & _MASK)
+            if job is not None and job.join >= 0 and job.finish == finish:
+                break
+            heapq.heappop(ends)
+        steps = finish - self.steps
+        free = self._usable - self.used
+        # The first step's blocks are taken; in each further round of `block` steps every sequence enters one block.
+        if self._decoding * ((steps - 2) // self._block + 1) <= free or steps == 1:
+            return steps
+        count = min(steps, 1 + free // self._decoding * self._block)
+        free -= self._grown(self.steps + 2, count - 1)
+        while count < steps:
+            free -= self._growth[(self.steps + count + 1) % self._block]
+            if free < 0:
+                break
+            count += 1
+        return count
+
+    def _schedule(self, now: float, *, held_back: bool) -> None:
+        """Give out the step's token budget: unfinished prompts first, then fetched ones, then the queue."""
+        budget = self._budget - self._decoding
+        chunks = self._chunks
+        for job in self._prefill.values():
+            if budget <= 0:
+                break
+            count = min(job.remaining, budget)
+            chunks.append((job, count))
+            budget -= count or 1
+        while self._fetched and budget > 0 and len(self._running) < self._most:
+            budget = self._start(self._fetched.popleft(), budget, now)
+        while not held_back and budget > 0 and self.waiting and len(self._running) < self._most:
+            job = self.waiting[0]
+            tokens = job.prompt + job.generated
+            blocks = -(-tokens // self._block)
+            if self.used + blocks > self._usable:
+                break
+            self.used += blocks
+            job.stored = tokens
+            self.waiting.popleft()
+            if self._role is EngineRole.DECODE and job.scheduled is None:
+                self.fetch.append(job)
+            else:
+                budget = self._start(job, budget, now)
+
+    def _start(self, job: Job, budget: int, now: float) -> int:
+        """Put a job into the batch with its first chunk; returns the budget left."""
+        if job.scheduled is None:
+            job.scheduled = now
+            if job.blocks and self._role is not EngineRole.DECODE:
+                self._look_up(job)
+            fetched = self._role is EngineRole.DECODE
+            job.remaining = 0 if fetched else job.stored - job.cached
+            self._ledger.cached[job.number] = job.cached
+        else:
+            job.remaining = job.stored
+        self._running[job.number] = job
+        self._prefill[job.number] = job
+        count = min(job.remaining, budget)
+        self._chunks.append((job, count))
+        return budget - (count or 1)
+
+    def _preempt(self, job: Job, now: float) -> None:
+        if job.join >= 0:
+            job.generated += self._leave_decoding(job)
+            job.last = now
+        else:
+            if job.first is None and self._role is not EngineRole.DECODE:
+                # What was computed is lost: all of it waits again, the cached part too.
+                self.backlog += job.prompt - job.remaining - job.cached
+            del self._prefill[job.number]
+        self.used -= -(-job.stored // self._block)
+        del self._running[job.number]
+        self.preemptions += 1
+        self._ledger.preempted[job.number] += 1
+        self.waiting.appendleft(job)
+
+    def _look_up(self, job: Job) -> None:
+        """Set what the prefix cache saves of this prompt; its last token is always computed."""
+        hits = self.hits(job.blocks)
+        cached = min(hits * self._prefix_tokens, job.prompt - 1)
+        self.backlog += job.cached - cached
+        job.cached = cached
+        for block in job.blocks[:hits]:
+            self._prefix.move_to_end(block)
+
+    def _remember(self, job: Job) -> None:
+        """Put a computed prompt's blocks into the prefix cache, which lives in KV that requests do not use."""
+        cache = self._prefix
+        for block in job.blocks:
+            cache[block] = None
+            cache.move_to_end(block)
+        room = max(0, (self._usable - self.used) * self._block // max(self._prefix_tokens, 1))
+        while len(cache) > room:
+            cache.popitem(last=False)
+
+    def so_far(self, now: float) -> tuple[int, float, int, int]:
+        """Inside a span at `now`: (decode tokens made, their request-seconds, steps ended, KV blocks entered)."""
+        if self.end == _NEVER or now <= self._begun or not self._decoding:
+            return 0, 0.0, 0, 0
+        steps = min(self._k, self._steps_by(now)) - 1
+        if steps <= 0:
+            return 0, 0.0, 0, 0
+        seconds = self._factor * (steps * self._a1 + self._q * (steps * (steps - 1) // 2))
+        return self._decoding * steps, self._decoding * seconds, steps, self._grown(self.steps + 2, steps)
+
+    def unfinished(self) -> list[Job]:
+        """Every job handed in and not finished, in no particular order; those under transfer are the owner's."""
+        return [*self.waiting, *self._fetched, *self._running.values()]

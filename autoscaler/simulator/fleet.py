@@ -1,0 +1,338 @@
+"""The engines of a pool with their gateway: requests in, tokens out, in order of time.
+
+Colocated: gateway -> engine. Disaggregated: gateway -> prefill engine -> KV link -> decode engine. A prefill replica's
+link moves one prompt's KV at a time at full bandwidth, so that transfers from one replica share it; its KV is kept
+until it has left. A request that no engine can hold, that the full gateway turns away, or whose engine dies, fails.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from autoscaler.model import Role
+from autoscaler.simulator.engine_types import EngineRole
+from autoscaler.simulator.fast_engine import FastEngine, Job
+from autoscaler.simulator.ledger import Ledger
+from autoscaler.simulator.requests import BLOCK_TOKENS
+from autoscaler.simulator.setup import Routing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from autoscaler.simulator.engine_types import EngineProfile
+    from autoscaler.simulator.requests import Workload
+
+_NEVER = math.inf
+_LOAD = attrgetter("load")
+_BACKLOG = attrgetter("backlog")
+PREFIX_WEIGHT = 2.0
+"""Weight of a full prefix match against being the least loaded: llm-d's default scheduling profile (2 to 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """How requests are handed out. `limit`: most in one engine; `most`: held at most; None: no limit."""
+
+    routing: Routing = Routing.LEAST_LOADED
+    limit: int | None = None
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A prefill replica's KV link: bytes/s, and bytes of one token's KV."""
+
+    bytes_per_s: float
+    bytes_per_token: float
+    first_token_at_prefill: bool = False
+
+
+@dataclass(slots=True)
+class Replica:
+    """An engine and what its fleet knows of it. `link_free`: when its link is idle again; `kept`: KV not yet fetched."""
+
+    engine: FastEngine
+    role: Role
+    accepts: bool = True
+    link_free: float = 0.0
+    kept: dict[int, Job] = field(default_factory=dict)
+    transfer_bytes: float = 0.0
+    transfer_busy: float = 0.0
+    fetching: dict[int, Job] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing in it that anybody waits for."""
+        return self.engine.load == 0 and not self.kept
+
+
+class Fleet:
+    """All engines of one pool. `advance` plays requests and engines; replicas come and go between calls."""
+
+    def __init__(self, workload: Workload, gateway: Gateway, link: Link | None = None) -> None:
+        self.ledger = Ledger(len(workload))
+        self.now = 0.0
+        self.refused = self.shed = 0
+        self._entry = Role.COLOCATED if link is None else Role.PREFILL
+        self._link = link
+        self._gateway = gateway
+        self._arrivals: list[float] = workload.arrival_s.tolist()
+        self._prompts: list[int] = workload.prompt.tolist()
+        self._outputs: list[int] = workload.output.tolist()
+        self._cached: list[int] | None = None if workload.cached is None else workload.cached.tolist()
+        self._blocks = workload.blocks
+        self._next = 0
+        self._heap: list[tuple[float, int]] = []
+        self._moving: list[tuple[float, int, int, Job]] = []
+        self._moved = 0
+        self._replicas: dict[int, Replica] = {}
+        self._open: dict[Role, list[FastEngine]] = {self._entry: [], Role.DECODE: []}
+        self._held: deque[Job] = deque()
+        self._handed: deque[tuple[Job, int]] = deque()
+        self._turn = 0
+        self._born = 0
+        self._busy_gone = 0.0
+
+    @property
+    def held(self) -> int:
+        """Requests the gateway holds back."""
+        return len(self._held)
+
+    @property
+    def left(self) -> int:
+        """Requests that have not arrived yet."""
+        return len(self._arrivals) - self._next
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that engines have computed, those that are gone included."""
+        return self._busy_gone + sum(replica.engine.busy for replica in self._replicas.values())
+
+    def replicas(self) -> Iterator[Replica]:
+        """Every replica there is, oldest first."""
+        return iter(self._replicas.values())
+
+    def add(self, role: Role, profile: EngineProfile, noise: Iterator[float] | None = None, width: float = 0.0) -> int:
+        """A replica has become ready; returns its number.
+
+        Args:
+            role: what it does.
+            profile: how fast it is.
+            noise: standard normal deviates for its steps' durations, of which the logarithm deviates by `width`.
+        """
+        number = self._born
+        self._born += 1
+        tells_first = not (role is Role.DECODE and self._link is not None and self._link.first_token_at_prefill)
+        engine = FastEngine(
+            profile,
+            EngineRole(role.value),
+            self.ledger,
+            number,
+            noise=None if noise is None or width <= 0 else (noise, width),
+            prefix_block=BLOCK_TOKENS if self._blocks is not None else 0,
+            tells_first=tells_first,
+        )
+        self._replicas[number] = Replica(engine, role)
+        self._open[role].append(engine)
+        self._dispatch()
+        return number
+
+    def get(self, number: int) -> Replica:
+        """The replica of that number. Raises KeyError when it is gone."""
+        return self._replicas[number]
+
+    def close(self, number: int) -> None:
+        """The replica takes no more requests and finishes those it has."""
+        replica = self._replicas[number]
+        if replica.accepts:
+            replica.accepts = False
+            self._open[replica.role].remove(replica.engine)
+
+    def remove(self, number: int) -> None:
+        """The replica is gone; what it still held is lost, and so is what waits elsewhere for KV it kept."""
+        self.close(number)
+        replica = self._replicas.pop(number)
+        self._busy_gone += replica.engine.busy
+        for job in (*replica.engine.unfinished(), *replica.fetching.values()):
+            source = self._replicas.get(job.source)
+            if source is not None:
+                self._let_go(source, job)
+
+    def inside(self) -> int:
+        """Requests that have arrived and may still finish."""
+        waiting = [*self._held, *(job for job, source in self._handed if source in self._replicas)]
+        for replica in self._replicas.values():
+            waiting += [*replica.engine.unfinished(), *replica.fetching.values()]
+        return len({job.number for job in waiting})
+
+    def advance(self, until: float) -> None:
+        """Play everything up to and including time `until` (seconds since the start)."""
+        heap, moving, replicas = self._heap, self._moving, self._replicas
+        arrivals, count = self._arrivals, len(self._arrivals)
+        upcoming = arrivals[self._next] if self._next < count else _NEVER
+        while True:
+            end = heap[0][0] if heap else _NEVER
+            arrived = moving[0][0] if moving else _NEVER
+            if upcoming <= end and upcoming <= arrived:
+                if upcoming > until:
+                    break
+                self.now = upcoming
+                self._arrive(self._next)
+                self._next += 1
+                upcoming = arrivals[self._next] if self._next < count else _NEVER
+            elif arrived <= end:
+                if arrived > until:
+                    break
+                self.now, _, number, job = heapq.heappop(moving)
+                self._arrived(number, job)
+            else:
+                if end > until:
+                    break
+                number = heap[0][1]
+                replica = replicas.get(number)
+                # An engine whose segment was cut short, or that is gone, leaves its old end behind.
+                if replica is None or replica.engine.end != end:
+                    heapq.heappop(heap)
+                    continue
+                self.now = end
+                self._step(replica)
+        self.now = until
+
+    def _step(self, replica: Replica) -> None:
+        """The segment at the head of the heap ends now."""
+        engine = replica.engine
+        end = engine.step()
+        if end < _NEVER:
+            heapq.heapreplace(self._heap, (end, engine.number))
+        else:
+            heapq.heappop(self._heap)
+        if engine.done:
+            self._hand_over(replica)
+        if engine.fetch:
+            self._fetch(replica)
+        if self._held:
+            self._dispatch()
+
+    def _arrive(self, number: int) -> None:
+        """Request `number` of the workload has come to the gateway."""
+        job = Job(
+            number,
+            self._prompts[number],
+            self._outputs[number],
+            0 if self._cached is None else self._cached[number],
+            () if self._blocks is None else tuple(self._blocks[number].tolist()),
+        )
+        if self._held or not self._place(job):
+            if self._gateway.most is not None and len(self._held) >= self._gateway.most:
+                self.shed += 1
+                return
+            self._held.append(job)
+
+    def _place(self, job: Job) -> bool:
+        """Give a job to an engine; False when none may take it now."""
+        able: Sequence[FastEngine] = self._open[self._entry]
+        limit = self._gateway.limit
+        if limit is not None:
+            able = [engine for engine in able if engine.load < limit]
+        if not able:
+            return False
+        engine = self._choose(able, job)
+        if not engine.fits(job.prompt, job.outputs):
+            self.refused += 1
+            return True
+        if engine.submit(job, self.now):
+            self._changed(engine)
+        return True
+
+    def _choose(self, able: Sequence[FastEngine], job: Job) -> FastEngine:
+        routing = self._gateway.routing
+        if routing is Routing.ROUND_ROBIN:
+            self._turn += 1
+            return able[self._turn % len(able)]
+        least = min(able, key=_LOAD if self._entry is Role.COLOCATED else _BACKLOG)
+        if routing is Routing.LEAST_LOADED or not job.blocks:
+            return least
+        most = max(1, max(map(_LOAD, able)))
+        scores = [PREFIX_WEIGHT * engine.hits(job.blocks) / len(job.blocks) - engine.load / most for engine in able]
+        return able[scores.index(max(scores))]
+
+    def _changed(self, engine: FastEngine) -> None:
+        if engine.end < _NEVER:
+            heapq.heappush(self._heap, (engine.end, engine.number))
+        if engine.fetch:
+            self._fetch(self._replicas[engine.number])
+
+    def _dispatch(self) -> None:
+        """Hand out what the gateway and the hand-over hold, as far as engines may take it."""
+        while self._held and self._place(self._held[0]):
+            self._held.popleft()
+        while self._handed and self._open[Role.DECODE]:
+            self._to_decode(*self._handed.popleft())
+
+    def _hand_over(self, replica: Replica) -> None:
+        """Prompts that ended on a prefill replica go to decode engines; their KV waits here."""
+        for done in replica.engine.done:
+            replica.kept[done.number] = done
+            if self._link is not None and self._link.first_token_at_prefill:
+                self.ledger.first[done.number] = self.now
+            job = Job(done.number, done.prompt, self._outputs[done.number], 0)
+            job.source = replica.engine.number
+            if self._open[Role.DECODE]:
+                self._to_decode(job, replica.engine.number)
+            else:
+                self._handed.append((job, replica.engine.number))
+        replica.engine.done.clear()
+
+    def _to_decode(self, job: Job, source: int) -> None:
+        replica = self._replicas.get(source)
+        if replica is None:
+            return
+        engine = min(self._open[Role.DECODE], key=_LOAD)
+        if not engine.fits(job.prompt, job.outputs):
+            self.refused += 1
+            self._let_go(replica, job)
+        elif engine.submit(job, self.now):
+            self._changed(engine)
+
+    def _fetch(self, replica: Replica) -> None:
+        """Decode has room for these: their KV moves when the link of their prefill replica is free."""
+        link = self._link
+        for job in replica.engine.fetch:
+            replica.fetching[job.number] = job
+            source = self._replicas.get(job.source)
+            if link is None or source is None:
+                self._move(self.now, replica, job)
+                continue
+            size = job.prompt * link.bytes_per_token
+            begins = max(self.now, source.link_free)
+            source.link_free = begins + size / link.bytes_per_s
+            replica.transfer_bytes += size
+            replica.transfer_busy += source.link_free - self.now
+            self._move(source.link_free, replica, job)
+        replica.engine.fetch.clear()
+
+    def _move(self, until: float, replica: Replica, job: Job) -> None:
+        self._moved += 1
+        heapq.heappush(self._moving, (until, self._moved, replica.engine.number, job))
+
+    def _arrived(self, number: int, job: Job) -> None:
+        """A job's KV has come to decode engine `number`, if both ends still live."""
+        source, replica = self._replicas.get(job.source), self._replicas.get(number)
+        if source is not None:
+            self._let_go(source, job)
+        if replica is None or replica.fetching.pop(job.number, None) is None:
+            return
+        engine = replica.engine
+        if engine.abandon(job, self.now) if source is None else engine.fetched(job, self.now):
+            self._changed(engine)
+
+    def _let_go(self, source: Replica, job: Job) -> None:
+        """The prefill replica drops this prompt's KV."""
+        kept = source.kept.pop(job.number, None)
+        if kept is not None and source.engine.release(kept, self.now):
+            self._changed(source.engine)

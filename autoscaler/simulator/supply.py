@@ -1,0 +1,236 @@
+"""Where GPUs come from: nodes with free ones, training gangs that can be evicted, nodes that can be bought.
+
+A gang is evicted whole; its GPUs come free when its eviction is over, and what it computed since its last checkpoint is
+lost, with what starting again costs. It gets GPUs back once inference has returned as many as it borrowed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from autoscaler.simulator.startup import drawn
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from autoscaler.simulator.setup import SupplySetup, TrainingGang
+    from autoscaler.simulator.startup import Startup
+
+Act = Callable[[float], None]
+RETURN_AFTER_S = 300.0
+"""A gang is not started again sooner than this after its eviction, so that GPUs do not go to and fro."""
+
+
+class Timers:
+    """Things to be done at given times, in order; those of the same time in the order they were asked for."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Act]] = []
+        self._asked = 0
+
+    @property
+    def next(self) -> float:
+        """When the next one is due; infinite without any."""
+        return self._heap[0][0] if self._heap else float("inf")
+
+    def at(self, when: float, act: Act) -> None:
+        """Do `act` at `when` (seconds); it is told the time."""
+        heapq.heappush(self._heap, (when, self._asked, act))
+        self._asked += 1
+
+    def fire(self) -> None:
+        """Do the next one."""
+        when, _, act = heapq.heappop(self._heap)
+        act(when)
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A machine: free GPUs, network domain, whether it has the image, whether it was bought and idle since when."""
+
+    domain: int
+    size: int
+    free: int
+    image: bool
+    bought: bool = False
+    idle_since: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Gang:
+    """A training job. `nodes`: its GPUs by node while it runs; `since`: start of the present run, or its eviction."""
+
+    spec: TrainingGang
+    nodes: list[tuple[Node, int]]
+    since: float = 0.0
+    running: bool = True
+
+
+@dataclass(slots=True)
+class Lost:
+    """What training has lost to evictions: GPU-seconds, and how many evictions that were."""
+
+    gpu_seconds: float = 0.0
+    evictions: int = 0
+
+
+class Supply:
+    """All GPUs of one accelerator type."""
+
+    def __init__(
+        self, setup: SupplySetup, most: int, startup: Startup, timers: Timers, random: np.random.Generator
+    ) -> None:
+        self._setup = setup
+        self._startup = startup
+        self._timers = timers
+        self._random = random
+        self.prepared = most if setup.gpus is None else setup.gpus
+        self.nodes: list[Node] = []
+        self.gangs: list[Gang] = []
+        self.lost = Lost()
+        self.coming = 0
+        self.to_buy = setup.nodes_to_buy
+        self.refusing = False
+        self.arrived: Act = lambda _: None
+        for size in _split(self.prepared, setup.node_gpus):
+            self._node(size, image=setup.image_cached)
+        for spec in setup.gangs:
+            parts = [(self._node(size, image=setup.image_cached), size) for size in _split(spec.gpus, setup.node_gpus)]
+            for node, size in parts:
+                node.free -= size
+            self.gangs.append(Gang(spec, parts))
+
+    @property
+    def free(self) -> int:
+        """GPUs nobody holds."""
+        return sum(node.free for node in self.nodes)
+
+    @property
+    def preemptible(self) -> int:
+        """GPUs that running gangs hold."""
+        return sum(gang.spec.gpus for gang in self.gangs if gang.running)
+
+    @property
+    def provisionable(self) -> int:
+        """GPUs of nodes that can still be bought."""
+        return self.to_buy * self._setup.node_gpus
+
+    def place(self, gpus: int) -> Node | None:
+        """Take `gpus` on the fullest node that has them, one with the image before one without; None if none has."""
+        able = [node for node in self.nodes if node.free >= gpus]
+        if not able:
+            return None
+        node = min(able, key=lambda node: (not node.image, node.bought, node.free))
+        node.free -= gpus
+        return node
+
+    def release(self, node: Node, gpus: int, now: float) -> None:
+        """Give GPUs back."""
+        node.free += gpus
+        if node.bought and node.free == node.size:
+            node.idle_since = now
+            self._timers.at(now + self._setup.node_idle_s, lambda at: self._give_back(node, at))
+
+    def preempt(self, gpus: int, now: float) -> int:
+        """Evict gangs for at least `gpus`, lowest priority and least lost work first; returns the GPUs on their way."""
+        got = 0
+        while got < gpus:
+            running = [gang for gang in self.gangs if gang.running]
+            if not running:
+                break
+            gang = min(running, key=lambda gang: (gang.spec.priority, self._unsaved(gang, now) * gang.spec.gpus))
+            self.lost.gpu_seconds += gang.spec.gpus * (self._unsaved(gang, now) + gang.spec.requeue_s)
+            self.lost.evictions += 1
+            gang.running, gang.since = False, now
+            nodes, gang.nodes = gang.nodes, []
+            after = drawn(self._startup.eviction, self._random)
+            self._timers.at(now + after, lambda at, nodes=nodes: self._evicted(nodes, at))  # type: ignore[misc]
+            got += gang.spec.gpus
+        self.coming += got
+        return got
+
+    def buy(self, gpus: int, now: float) -> int:
+        """Order nodes for at least `gpus`; returns the GPUs on their way. Refused orders bring none."""
+        got = 0
+        while got < gpus and self.to_buy and not self.refusing:
+            self.to_buy -= 1
+            got += self._setup.node_gpus
+            after = drawn(self._startup.node, self._random)
+            self._timers.at(now + after, self._bought)
+        self.coming += got
+        return got
+
+    def give_to_training(self, held: int, now: float) -> None:
+        """Let evicted gangs run again on what inference, which now holds `held` GPUs, has borrowed and given back."""
+        bought = sum(node.size for node in self.nodes if node.bought)
+        borrowed = max(0, held - self.prepared - bought)
+        waiting = [gang for gang in self.gangs if not gang.running]
+        spare = sum(gang.spec.gpus for gang in waiting) - borrowed - self.coming
+        for gang in sorted(waiting, key=lambda gang: -gang.spec.priority):
+            own = [node for node in self.nodes if node.free and not node.bought]
+            size = gang.spec.gpus
+            if now - gang.since < RETURN_AFTER_S or size > spare or sum(node.free for node in own) < size:
+                continue
+            spare -= size
+            for node in own:
+                part = min(node.free, size)
+                if part:
+                    node.free -= part
+                    size -= part
+                    gang.nodes.append((node, part))
+            gang.running, gang.since = True, now
+
+    def _unsaved(self, gang: Gang, now: float) -> float:
+        """Seconds of work since the gang's last checkpoint."""
+        return (now - gang.since) % gang.spec.checkpoint_s if gang.spec.checkpoint_s > 0 else 0.0
+
+    def _evicted(self, nodes: list[tuple[Node, int]], now: float) -> None:
+        for node, size in nodes:
+            node.free += size
+            self.coming -= size
+        self.arrived(now)
+
+    def _bought(self, now: float) -> None:
+        self.coming -= self._setup.node_gpus
+        node = self._node(self._setup.node_gpus, image=False)
+        node.bought, node.idle_since = True, now
+        self._timers.at(now + self._setup.node_idle_s, lambda at: self._give_back(node, at))
+        self.arrived(now)
+
+    def _give_back(self, node: Node, now: float) -> None:
+        idle = now - node.idle_since >= self._setup.node_idle_s
+        if node in self.nodes and node.free == node.size and idle:
+            self.nodes.remove(node)
+            self.to_buy += 1
+
+    def _node(self, size: int, *, image: bool) -> Node:
+        node = Node(len(self.nodes) // self._setup.domain_nodes, size, size, image)
+        self.nodes.append(node)
+        return node
+
+
+def _split(gpus: int, size: int) -> list[int]:
+    """GPUs on nodes of at most `size`: 20 on nodes of 8 are 8, 8 and 4."""
+    whole, rest = divmod(gpus, size)
+    return [size] * whole + ([rest] if rest else [])
+
+
+@dataclass(slots=True)
+class Held:
+    """GPU-seconds held so far, integrated whenever the number changes."""
+
+    gpus: int = 0
+    at: float = 0.0
+    gpu_seconds: float = 0.0
+    until: float = field(default=float("inf"))
+
+    def change(self, by: int, now: float) -> None:
+        """`by` more GPUs are held from `now` on; nothing counts after `until`."""
+        end = min(now, self.until)
+        if end > self.at:
+            self.gpu_seconds += self.gpus * (end - self.at)
+            self.at = end
+        self.gpus += by
