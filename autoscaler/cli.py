@@ -16,7 +16,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from autoscaler import __version__, build, cli_scoreboard, environment, journal
+from autoscaler import __version__, cli_scoreboard, environment, journal
 from autoscaler.configuration import Loaded, load
 from autoscaler.credentials import unwritable
 from autoscaler.environment import nearest
@@ -27,6 +27,7 @@ from autoscaler.settings import LoopSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from autoscaler.build import Parts
     from autoscaler.model import Decision
 
 app = typer.Typer(
@@ -101,7 +102,7 @@ def start_logs(level: str) -> None:
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the stderr of the moment, not of the start
         cache_logger_on_first_use=False,
     )
 
@@ -112,7 +113,9 @@ def _loaded(config: Path | None, verbose: bool) -> Loaded:
     return loaded
 
 
-def _parts(config: Path | None, verbose: bool) -> build.Parts:
+def _parts(config: Path | None, verbose: bool) -> Parts:
+    from autoscaler import build  # noqa: PLC0415 - see run
+
     loaded = _loaded(config, verbose)
     with loaded.placing():
         return build.parts(loaded.settings)
@@ -132,7 +135,8 @@ def run(
     verbose: VerboseOption = False,
 ) -> None:
     """Run the control loop and serve the wishes until told to stop (SIGTERM, Ctrl-C)."""
-    from autoscaler.service import serve  # noqa: PLC0415 - servers and solver load in 1 s; --help should not wait
+    from autoscaler import build  # noqa: PLC0415 - servers and solver load in 1 s; --help should not wait
+    from autoscaler.service import serve  # noqa: PLC0415 - likewise
 
     loaded = _loaded(config, verbose)
     with loaded.placing():

@@ -37,7 +37,7 @@ class Standing:
         base: replicas asked for so far (the last wish), or what exists where nothing was asked yet.
         minimum, maximum: bounds.
         blind: why the role cannot be judged, or None. pool_blind: why another role of its pool cannot, or None.
-        partial: why some of its replicas are not heard, or None.
+        partial: why some of its replicas are not heard, or None. pool_partial: the same of another role of its pool.
         recent_plans: highest plan within `stabilise_down_s`, this tick's included; None before the first.
         watched_s: for how long the role has been judged without a gap; less than `stabilise_down_s` is young.
     """
@@ -47,6 +47,7 @@ class Standing:
     maximum: int
     blind: str | None = None
     pool_blind: str | None = None
+    pool_partial: str | None = None
     partial: str | None = None
     recent_plans: int | None = None
     watched_s: float = 0.0
@@ -66,6 +67,7 @@ def _held(standing: Standing, plan: int, rules: GuardRules) -> tuple[int, str, s
             ),
         ),
         (standing.partial is not None, (base, "partial", f"held at {base}: {standing.partial}")),
+        (standing.pool_partial is not None, (base, "pool-partial", f"held at {base}: {standing.pool_partial}")),
         (
             # a first look never shrinks, however short the stabilisation: it may be the first after a restart
             standing.watched_s <= 0 or standing.watched_s < rules.stabilise_down_s,

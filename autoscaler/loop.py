@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
@@ -11,12 +11,14 @@ from autoscaler.model import Decision, Observation, RoleObservation
 from autoscaler.tick import tick
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from autoscaler.memory import Memory
+    from autoscaler.model import RoleKey
     from autoscaler.rules import Rules
 
 log = structlog.get_logger(__name__)
+M = TypeVar("M")
 
 
 class World(Protocol):
@@ -43,26 +45,38 @@ class Record(Protocol):
         ...
 
 
-def blind_observation(now: float, rules: Rules, reason: str) -> Observation:
+def blind_observation(now: float, keys: Iterable[RoleKey], reason: str) -> Observation:
     """What is seen when nothing can be: every role without a single report."""
-    return Observation(now, tuple(RoleObservation(rule.key) for rule in rules.roles), failure=reason)
+    return Observation(now, tuple(RoleObservation(key) for key in keys), failure=reason)
 
 
-def run(world: World, rules: Rules, memory: Memory, record: Record) -> Memory:
-    """Tick until the world ends, and return what is then remembered.
+def run_with(
+    world: World,
+    decide: Callable[[Observation, M], tuple[Decision, M]],
+    keys: Sequence[RoleKey],
+    memory: M,
+    record: Callable[[Observation, Decision, M], None],
+) -> M:
+    """Tick until the world ends, whoever decides, and return what is then remembered.
 
-    A source that cannot be read makes every role blind for that tick: the last decision is held, and said so.
+    A source that cannot be read makes every role blind for that tick; what that means is the decider's to say.
     """
     for now in world.ticks():
         try:
             seen = world.observe(now)
         except CannotSee as error:
             log.warning("cannot see; holding the last decision", reason=str(error))
-            seen = blind_observation(now, rules, str(error))
-        decision, memory = tick(seen, memory, rules)
+            seen = blind_observation(now, keys, str(error))
+        decision, memory = decide(seen, memory)
         record(seen, decision, memory)
         world.enact(decision)
     return memory
+
+
+def run(world: World, rules: Rules, memory: Memory, record: Record) -> Memory:
+    """The loop with our own decider: `tick`."""
+    keys = [rule.key for rule in rules.roles]
+    return run_with(world, lambda seen, known: tick(seen, known, rules), keys, memory, record)
 
 
 def replayed(

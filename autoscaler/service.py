@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import time
@@ -65,6 +66,7 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
     """
     settings = parts.settings
     stop = Event()
+    collect_rarely()
     with ExitStack() as stack:
         _stop_on_signals(stop, stack)
         board = Board(Limits(settings.serving.soft_age_s, settings.serving.hard_age_s), clock)
@@ -95,6 +97,14 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
         final = run(world, parts.rules, memory, recorder)
         recorder.close(final)
         log.info("tidegate ends", ticks=status.plain()["ticks"])
+
+
+def collect_rarely() -> None:
+    """Let Python look for reference cycles less often: 100,000 new objects apart instead of 700.
+
+    A tick of 1,000 roles makes about as many, which live until the next one; going through them took 15 % of the tick.
+    """
+    gc.set_threshold(100_000)
 
 
 def _stop_on_signals(stop: Event, stack: ExitStack) -> None:

@@ -8,6 +8,7 @@ Pure: no clock, no socket, no chance. The same input gives the same decision, so
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,15 @@ from optimizer.problem import Demand, Need, Problem, Source, Starting
 from optimizer.problem import Rules as PlanRules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from autoscaler.model import Observation, RoleObservation, Stock
     from autoscaler.rules import RoleRules, Rules, SupplyRules
     from optimizer.plan import NeedPlan, Plan
+
+
+Unheard = Mapping[tuple[str, str], Mapping[RoleKey, str]]
+"""By pool: the roles that are not, or not wholly, heard, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +95,13 @@ def tick(seen: Observation, memory: Memory, rules: Rules) -> tuple[Decision, Mem
     counts = {rule.key: count(told.get(rule.key), memory.of(rule.key), rules, seen.at) for rule in rules.roles}
     demands = _demands(memory, rules, seen.at, blind)
     made = Planned.of(_plan(demands, counts, seen, rules))
-    blind_in = _blind_in(blind)
+    blind_in = _by_pool(blind)
+    partial_in = _by_pool({rule.key: _partial(told.get(rule.key)) for rule in rules.roles})
     decided = []
     remembered = dict(memory.roles)
     for rule in rules.roles:
         known = _judged(memory.of(rule.key), made.target(rule.key), rules, seen.at)
-        standing = _standing(rule, told.get(rule.key), counts[rule.key], blind_in, known, seen.at)
+        standing = _standing(rule, counts[rule.key], (blind_in, partial_in), known, seen.at)
         one = _decide(rule, demands.get(rule.key), counts[rule.key], made, standing, rules)
         one = replace(one, sampled_at=told[rule.key].sampled_at if rule.key in told else None)
         decided.append(one)
@@ -242,31 +248,29 @@ def _judged(known: RoleMemory, planned: int | None, rules: Rules, at: float) -> 
     return replace(known, judged_since=since, judged_at=at, plans=(*kept, (at, planned)))
 
 
-def _blind_in(blind: Mapping[RoleKey, str | None]) -> dict[tuple[str, str], dict[RoleKey, str]]:
-    """The blind roles of each pool that has any, and why they are."""
+def _by_pool(reasons: Mapping[RoleKey, str | None]) -> Unheard:
+    """The roles with a reason, by their pool; pools without any are left out."""
     found: dict[tuple[str, str], dict[RoleKey, str]] = {}
-    for key, why in blind.items():
+    for key, why in reasons.items():
         if why is not None:
             found.setdefault((key.namespace, key.pool), {})[key] = why
     return found
 
 
 def _standing(
-    rule: RoleRules,
-    told: RoleObservation | None,
-    counts: Counts,
-    blind_in: Mapping[tuple[str, str], Mapping[RoleKey, str]],
-    known: RoleMemory,
-    at: float,
+    rule: RoleRules, counts: Counts, unheard: tuple[Unheard, Unheard], known: RoleMemory, at: float
 ) -> Standing:
-    here = blind_in.get((rule.key.namespace, rule.key.pool), {})
+    """How the role stands; `unheard` holds the blind and the partly heard roles."""
+    pool = (rule.key.namespace, rule.key.pool)
+    blind, partial = (reasons.get(pool, {}) for reasons in unheard)
     return Standing(
         base=counts.base,
         minimum=rule.minimum,
         maximum=rule.maximum,
-        blind=here.get(rule.key),
-        pool_blind=next((str(key) for key in here if key != rule.key), None),
-        partial=_partial(told),
+        blind=blind.get(rule.key),
+        pool_blind=next((str(key) for key in blind if key != rule.key), None),
+        partial=partial.get(rule.key),
+        pool_partial=next((f"of {key} {why}" for key, why in partial.items() if key != rule.key), None),
         recent_plans=max((count for _, count in known.plans), default=None),
         watched_s=at - known.judged_since if known.judged_since is not None else 0.0,
     )

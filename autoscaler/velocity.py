@@ -198,7 +198,8 @@ def decode_engines(rate: float, in_service: float, velocity: float, batch: float
         return 0
     offered = max(rate, 0.0) * batch / velocity
     places = offered + NormalDist().inv_cdf(target.attainment) * math.sqrt(offered)
-    return max(1, math.ceil(places / batch - EPSILON), math.ceil(in_service / batch - EPSILON))
+    engines = max(1, math.ceil(places / batch - EPSILON), math.ceil(in_service / batch - EPSILON))
+    return min(engines, MOST_REPLICAS)
 
 
 def colocated_engines(

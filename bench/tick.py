@@ -80,7 +80,11 @@ def settings_for(fleet: Fleet, url: str, directory: Path, given: argparse.Namesp
         source={
             "window_s": given.window_s,
             "max_age_s": max(4 * given.scrape_s, 15.0),
-            "prometheus": {"url": url, "timeout_s": 30.0, "discovery_interval_s": DISCOVERY_EVERY * every - every / 2},
+            "prometheus": {
+                "url": url,
+                "timeout_s": 30.0,
+                "discovery_interval_s": max(10.0, DISCOVERY_EVERY * every - every / 2),
+            },
         },
         loop={
             "interval_s": every,
@@ -147,6 +151,7 @@ def decided(decision: Decision) -> dict[str, Any]:
     return {
         "roles": len(roles),
         "blind roles": sum(role.blind is not None for role in roles),
+        "blind, for example": next((role.blind for role in roles if role.blind is not None), None),
         "wanted / ready replicas": f"{sum(r.desired or 0 for r in roles)} / {sum(r.ready or 0 for r in roles)}",
         "plan": plan.status if plan else None,
         "plan says": plan.notes[0] if plan and plan.notes else None,
@@ -190,9 +195,9 @@ def one_run(pools: int, given: argparse.Namespace) -> dict[str, Any]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-bench-")))
         port, child = stack.enter_context(generated(fleet))
         server = stack.enter_context(scraping(directory, port, pools, given.scrape_s))
-        filled = time.monotonic() + given.window_s + 2 * given.scrape_s
         parts = build.parts(settings_for(fleet, server.url, directory, given))
-        time.sleep(max(0.0, filled - time.monotonic()))  # the rates' window has to fill; there is nothing to ask for
+        server.await_engines(pools * given.replicas)
+        time.sleep(given.window_s + given.scrape_s)  # the rates' window has to fill
         return measure(Rig(parts), fleet, server, child, given)
 
 

@@ -66,6 +66,7 @@ class Rig:
 
     def __init__(self, parts: Parts) -> None:
         settings = parts.settings
+        service.collect_rarely()
         self.parts, self.stages = parts, Stages()
         source = build.prometheus_source(settings)
         instrumented(self.stages, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import psutil
 from generated_fleet import SHARDS
@@ -59,6 +61,20 @@ class RealPrometheus:
         """CPU seconds used so far."""
         times = self.process.cpu_times()
         return float(times.user + times.system)
+
+    def await_engines(self, count: int) -> None:
+        """Wait until all of them have been scraped once; Prometheus itself lets the first 5 s pass."""
+        query = urlencode({"query": "count(vllm:num_requests_running)"})
+        deadline = time.monotonic() + START_S
+        while True:
+            with urllib.request.urlopen(f"{self.url}/api/v1/query?{query}", timeout=5) as answer:  # noqa: S310 - http on loopback
+                found = json.load(answer)["data"]["result"]
+            seen = int(found[0]["value"][1]) if found else 0
+            if seen >= count:
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{seen} of {count} engines were scraped within {START_S:g} s")
+            time.sleep(0.1)
 
     def rss_mib(self) -> float:
         """Resident memory now, MiB."""

@@ -103,6 +103,10 @@ class SimpleQuantile:
     age of the last value counts as part of the horizon. Above the median the bound is never below the last value: a
     history that only fell is no promise that the load goes on falling.
 
+    A ratio seen at a low level says little about a high one (a load that rose from 2,000 to 16,000 is not about to rise
+    to 128,000): the bound is at most the last value plus the largest change there ever was over that horizon, or plus
+    the declared margin below if that is more.
+
     Too young for a quantile (fewer than q / (1 - q) changes, or fewer than `spans` horizons of history), it takes the
     larger of the highest ratio seen and a declared margin, which is stated for the 95 % quantile one minute ahead,
     grows with the square root of the horizon as a random walk does, and scales with the normal quantile.
@@ -139,14 +143,15 @@ class SimpleQuantile:
         fewest = len(known)
         young = False
         for horizon in horizons:
-            ratios = self._ratios(known, horizon + age, floor)
+            ratios, largest = self._ratios(known, horizon + age, floor)
+            most = level + max(largest, max(level, floor) * self._declared(max(quantiles), horizon + age))
             fewest = min(fewest, len(ratios))
             row = [0.0] * len(quantiles)
             bound = 0.0
             for j in order:
                 ratio, guessed = self._ratio(ratios, quantiles[j], horizon + age, known)
                 young |= guessed
-                bound = max(bound, self._bound(level, max(level, floor), ratio, quantiles[j]))
+                bound = max(bound, min(most, self._bound(level, max(level, floor), ratio, quantiles[j])))
                 row[j] = bound
             rows.append(tuple(row))
         basis = f"last value {level:.4g} ({age:.0f} s old) plus empirical quantiles of at least {fewest} past changes"
@@ -155,7 +160,8 @@ class SimpleQuantile:
         return Forecast(at, tuple(horizons), tuple(quantiles), tuple(rows), basis, confident=not young)
 
     @staticmethod
-    def _ratios(known: Series, ahead_s: float, floor: float) -> Floats:
+    def _ratios(known: Series, ahead_s: float, floor: float) -> tuple[Floats, float]:
+        """The ratios in ascending order, and the largest change in the load's own unit (0 where it never rose)."""
         lag = max(1, math.ceil(ahead_s / known.bin_s - 1e-9))
         start, change = known.changes(lag)
         scale = np.maximum(start, floor)
@@ -165,7 +171,7 @@ class SimpleQuantile:
             positive = scale > 0
             ratios = change[positive] / scale[positive]
         ratios.sort()
-        return ratios
+        return ratios, float(change.max(initial=0.0))
 
     def _ratio(self, ratios: Floats, quantile: float, ahead_s: float, known: Series) -> tuple[float, bool]:
         """The relative change at a quantile, and whether it is a guess."""
@@ -174,10 +180,14 @@ class SimpleQuantile:
         enough = span_s >= self.spans * ahead_s
         if enough and rank <= len(ratios):
             return float(ratios[max(rank, 1) - 1]), False
-        declared = self.margin * math.sqrt(ahead_s / 60.0) * float(ndtri(quantile) / ndtri(REFERENCE_QUANTILE))
+        declared = self._declared(quantile, ahead_s)
         if quantile < MEDIAN or not len(ratios):
             return declared, True
         return max(declared, float(ratios[min(rank, len(ratios)) - 1])), True
+
+    def _declared(self, quantile: float, ahead_s: float) -> float:
+        """The relative margin where there is no history to go by."""
+        return self.margin * math.sqrt(ahead_s / 60.0) * float(ndtri(quantile) / ndtri(REFERENCE_QUANTILE))
 
     @staticmethod
     def _bound(level: float, scale: float, ratio: float, quantile: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from autoscaler.errors import CannotSee
@@ -55,7 +56,7 @@ def role_observation(key: RoleKey, reading: Reading, counts: tuple[int | None, i
     # whose samples are missing, so that nothing shrinks on the strength of those that are heard.
     down = (reading.targets or 0) - (reading.targets_up or 0) if counts is None else 0
     behind = reading.replicas_reporting
-    per_replica = max(1, round(reading.reporting / behind)) if behind else 1
+    per_replica = max(1, math.ceil(reading.reporting / behind)) if behind else 1
     get = reading.signals.get
     return RoleObservation(
         key=key,

@@ -143,6 +143,8 @@ def pods_proposal(
     growing = ratio > 1.0
     if not pods.missing and not (pods.pending and growing):
         return pods.replicas if within(ratio, tolerance_down, tolerance_up) else whole(ratio * pods.heard)
+    if ratio == 1.0:
+        return pods.replicas
     count = pods.heard + pods.missing + (pods.pending if growing else 0)
     total = mean * pods.heard + (target * pods.missing if ratio < 1.0 else 0.0)
     again = total / (target * count)

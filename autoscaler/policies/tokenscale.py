@@ -121,6 +121,8 @@ class TokenScale:
             per_prompt, per_output = colocated_share(rule.engine, mix, rule.target.itl_s)
             return (prompts * per_prompt + now.requests * now.output * per_output) / engines
         tokens = now.requests * (now.prompt + now.output)
+        if tokens <= 0:
+            return 0.0
         return tokens / (release_velocity(rule, size, output) * engines)
 
 

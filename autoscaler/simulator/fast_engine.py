@@ -78,7 +78,18 @@ class FastEngine:
     __slots__ = (
         *("_budget", "_chunks", "_coefficients", "_ends", "_factor", "_growth", "_ledger", "_most", "_noise", "_role"),
         *("_a1", "_begun", "_decoding", "_k", "_prefill", "_prefix", "_q", "_resident", "_running", "_usable"),
-        *("_block", "_fetched", "_prefix_tokens", "_tells_first", "backlog", "busy", "completions", "computed", "done", "end"),
+        *(
+            "_block",
+            "_fetched",
+            "_prefix_tokens",
+            "_tells_first",
+            "backlog",
+            "busy",
+            "completions",
+            "computed",
+            "done",
+            "end",
+        ),
         *("fetch", "first_tokens", "generation", "itl_busy", "itl_tokens", "load", "number", "prefill_busy"),
         *("preemptions", "profile", "prompt_tokens", "steps", "ttft_busy", "used", "waiting"),
     )

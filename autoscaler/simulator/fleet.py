@@ -54,7 +54,7 @@ class Link:
 
 @dataclass(slots=True)
 class Replica:
-    """An engine and what its fleet knows of it. `link_free`: when its link is idle again; `kept`: KV not yet fetched."""
+    """An engine and what its fleet knows of it. `link_free`: when its link is idle; `kept`: KV not yet fetched."""
 
     engine: FastEngine
     role: Role
@@ -72,7 +72,12 @@ class Replica:
 
 
 class Fleet:
-    """All engines of one pool. `advance` plays requests and engines; replicas come and go between calls."""
+    """All engines of one pool. `advance` plays requests and engines; replicas come and go between calls.
+
+    Attributes:
+        ledger: what became of each request. now: simulated seconds. born: replicas ever added.
+        refused: requests longer than an engine's KV cache. shed: turned away by the full gateway.
+    """
 
     def __init__(self, workload: Workload, gateway: Gateway, link: Link | None = None) -> None:
         self.ledger = Ledger(len(workload))
@@ -95,7 +100,7 @@ class Fleet:
         self._held: deque[Job] = deque()
         self._handed: deque[tuple[Job, int]] = deque()
         self._turn = 0
-        self._born = 0
+        self.born = 0
         self._busy_gone = 0.0
 
     @property
@@ -113,6 +118,14 @@ class Fleet:
         """Seconds that engines have computed, those that are gone included."""
         return self._busy_gone + sum(replica.engine.busy for replica in self._replicas.values())
 
+    def numbers(self) -> list[int]:
+        """Numbers of all replicas there are, ascending."""
+        return sorted(self._replicas)
+
+    def empty(self, number: int) -> bool:
+        """Whether nobody waits for anything in this replica."""
+        return self._replicas[number].empty
+
     def replicas(self) -> Iterator[Replica]:
         """Every replica there is, oldest first."""
         return iter(self._replicas.values())
@@ -123,10 +136,11 @@ class Fleet:
         Args:
             role: what it does.
             profile: how fast it is.
-            noise: standard normal deviates for its steps' durations, of which the logarithm deviates by `width`.
+            noise: standard normal deviates for its steps' durations.
+            width: standard deviation of the logarithm of a step's duration.
         """
-        number = self._born
-        self._born += 1
+        number = self.born
+        self.born += 1
         tells_first = not (role is Role.DECODE and self._link is not None and self._link.first_token_at_prefill)
         engine = FastEngine(
             profile,
@@ -223,7 +237,7 @@ class Fleet:
         job = Job(
             number,
             self._prompts[number],
-            self._outputs[number],
+            self._outputs[number] if self._entry is Role.COLOCATED else 1,
             0 if self._cached is None else self._cached[number],
             () if self._blocks is None else tuple(self._blocks[number].tolist()),
         )
@@ -257,7 +271,7 @@ class Fleet:
         least = min(able, key=_LOAD if self._entry is Role.COLOCATED else _BACKLOG)
         if routing is Routing.LEAST_LOADED or not job.blocks:
             return least
-        most = max(1, max(map(_LOAD, able)))
+        most = max(1, *map(_LOAD, able))
         scores = [PREFIX_WEIGHT * engine.hits(job.blocks) / len(job.blocks) - engine.load / most for engine in able]
         return able[scores.index(max(scores))]
 

@@ -33,8 +33,7 @@ class Ledger:
     def frozen(self) -> Outcomes:
         """The same as read-only numpy arrays."""
         return Outcomes(
-            *(_read_only(column) for column in (self.first, self.finish)),
-            *(_read_only(column) for column in (self.preempted, self.cached, self.engine)),
+            _times(self.first), _times(self.finish), _counts(self.preempted), _counts(self.cached), _counts(self.engine)
         )
 
 
@@ -49,7 +48,13 @@ class Outcomes:
     engine: NDArray[np.int32]
 
 
-def _read_only(column: array[float] | array[int]) -> NDArray[np.float64]:
-    values = np.array(column)
+def _times(column: array[float]) -> NDArray[np.float64]:
+    values = np.array(column, dtype=np.float64)
+    values.setflags(write=False)
+    return values
+
+
+def _counts(column: array[int]) -> NDArray[np.int32]:
+    values = np.array(column, dtype=np.int32)
     values.setflags(write=False)
     return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from autoscaler.simulator.startup import Readers, drawn
 from autoscaler.simulator.supply import Held
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from autoscaler.model import Role
     from autoscaler.simulator.engine_types import EngineProfile
-    from autoscaler.simulator.fleet import Fleet
     from autoscaler.simulator.setup import Setup
     from autoscaler.simulator.startup import Startup
     from autoscaler.simulator.supply import Node, Supply, Timers
@@ -26,6 +25,26 @@ DRAIN_LOOK_S = 1.0
 """How often a draining replica is asked whether it is empty."""
 PERMIT_S = 120.0
 """So long a policy's leave to preempt training stays good: the HPA follows its wish only seconds later."""
+
+
+class Replicas(Protocol):
+    """A fleet as pods see it: replicas that come, stop taking requests, and go."""
+
+    def add(self, role: Role, profile: EngineProfile, noise: Iterator[float] | None, width: float) -> int:
+        """One is ready; returns its number."""
+        ...
+
+    def close(self, number: int) -> None:
+        """It takes no more requests."""
+        ...
+
+    def empty(self, number: int) -> bool:
+        """Whether it has finished what it had."""
+        ...
+
+    def remove(self, number: int) -> None:
+        """It is gone, with whatever it held."""
+        ...
 
 
 class PodState(StrEnum):
@@ -40,8 +59,11 @@ class PodState(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Pod:
-    """One replica. `engine`: its number in the fleet once ready; `stage`: counts state changes, so that a timer set
-    for an earlier one finds that it is late.
+    """One replica.
+
+    Attributes:
+        since: when it was asked for, or began to drain. engine: its number in the fleet once ready.
+        stage: counts state changes, so that a timer set for an earlier one finds that it is late.
     """
 
     role: Role
@@ -122,7 +144,7 @@ class Pods:
         self,
         setup: Setup,
         roles: tuple[Role, ...],
-        fleet: Fleet,
+        fleet: Replicas,
         supply: Supply,
         timers: Timers,
         startup: Startup,
@@ -269,7 +291,7 @@ class Pods:
     def _drain(self, pod: Pod, now: float) -> None:
         """Gone when empty, or when it has had its time."""
         late = now - pod.since >= self._setup.actuation.drain_limit_s
-        if not (late or self._fleet.get(pod.engine).empty):
+        if not (late or self._fleet.empty(pod.engine)):
             self._later(pod, now + DRAIN_LOOK_S, self._drain)
             return
         self._fleet.remove(pod.engine)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 BIN_S = 15.0
 """Replicas had and needed are compared at this grain."""
-NEED_S = 60.0
-"""What is needed is taken from the arrivals of so long."""
 OVER_ASK_S = 300.0
 """A wish is too much only beyond what is needed within so long before (stabilisation) and after it (foresight)."""
 RECOVERY_S = 60.0
@@ -43,15 +41,15 @@ class Served:
         recovery_s: the longest spell of minutes below the target attainment.
     """
 
-    requests: int
-    finished: int
+    requests: float
+    finished: float
     attainment: float
     ttft_ok: float
     tpot_ok: float
     goodput: float
     ttft: tuple[float, float, float]
     tpot: tuple[float, float, float]
-    tokens: int
+    tokens: float
     recovery_s: float
 
 
@@ -115,12 +113,28 @@ def bad_spell(arrival_s: Floats, ok: NDArray[np.bool_], attainment: float) -> fl
     count = np.bincount(minute)
     good = np.bincount(minute, weights=ok)
     present = count > 0
-    bad = good[present] < attainment * count[present]
+    return bad_minutes(list(zip(good[present].tolist(), count[present].tolist(), strict=True)), attainment)
+
+
+def bad_minutes(minutes: Sequence[tuple[float, float]], attainment: float) -> float:
+    """The longest run of (served well, arrived) minutes below the wanted share, s."""
     longest = run = 0
-    for is_bad in bad.tolist():
-        run = run + 1 if is_bad else 0
+    for good, count in minutes:
+        run = run + 1 if good < attainment * count else 0
         longest = max(longest, run)
     return longest * RECOVERY_S
+
+
+def weighted_percentiles(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """Median, 90th and 99th percentile of (weight, value) points, those that are not finite left out."""
+    weights, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    known = np.isfinite(values) & (weights > 0)
+    if not known.any():
+        return float("nan"), float("nan"), float("nan")
+    order = np.argsort(values[known], kind="stable")
+    upto = np.cumsum(weights[known][order])
+    found = values[known][order][np.searchsorted(upto, np.array([0.5, 0.9, 0.99]) * upto[-1])]
+    return float(found[0]), float(found[1]), float(found[2])
 
 
 def stepwise(history: Sequence[tuple[float, int]], times: Floats) -> Counts:

@@ -65,7 +65,13 @@ class Startup:
         if source is None:
             known = ", ".join(sorted(book.weight_sources))
             raise BadSettings((f"supply.weights is {setup.weights!r}; expected one of {known}",))
-        names = ["schedule", "runtime", "compile-hit" if setup.compile_cached else "compile-miss", "capture", "register"]
+        names = [
+            "schedule",
+            "runtime",
+            "compile-hit" if setup.compile_cached else "compile-miss",
+            "capture",
+            "register",
+        ]
         per_gpu = profile.gpus if source.shared_by == "gpu" else 1
         peers = book.weight_sources[PEERS].gb_per_s * 1e9 * profile.gpus if setup.peers else 0.0
         return cls(

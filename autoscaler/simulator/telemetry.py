@@ -11,13 +11,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from autoscaler.model import EngineObservation, RoleKey, RoleObservation
+from autoscaler.model import EngineObservation, Role, RoleKey, RoleObservation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from autoscaler.simulator.fleet import Replica
+    from autoscaler.simulator.fleet import Fleet, Replica
     from autoscaler.simulator.setup import Actuation
+    from autoscaler.simulator.supply import Timers
 
 PEAK_S = 60.0
 """Peaks are the highest of the samples of the last minute."""
@@ -92,6 +93,59 @@ class Track:
     def seen(self, now: float, lag_s: float) -> list[Sample]:
         """The samples that have arrived by `now`."""
         return [sample for sample in self.samples if sample.at + lag_s <= now]
+
+
+GOLDEN = 0.6180339887498949
+"""Engine number times this, modulo 1, spreads the scrapes' phases evenly however many engines there are."""
+
+
+class Scrapes:
+    """All scrapes of a fleet, and what they add up to. `unscraped`, `hidden`: engines that faults keep from view."""
+
+    def __init__(self, fleet: Fleet, timers: Timers, actuation: Actuation, pool: str) -> None:
+        self.unscraped: set[int] = set()
+        self.hidden: set[int] = set()
+        self._fleet = fleet
+        self._timers = timers
+        self._actuation = actuation
+        self._pool = pool
+        self._tracks: dict[int, Track] = {}
+        self._watched = 0
+
+    def look(self, now: float) -> None:
+        """Begin to scrape engines that are new."""
+        if self._watched == self._fleet.born:
+            return
+        for replica in self._fleet.replicas():
+            number = replica.engine.number
+            if number >= self._watched:
+                name = f"{self._pool}-{replica.role}-{number:06d}"
+                self._tracks[number] = Track(name, replica.engine.profile.kv_capacity_tokens, deque())
+                self._plan(number, now + GOLDEN * number % 1.0 * self._actuation.scrape_s)
+        self._watched = self._fleet.born
+
+    def role(self, key: RoleKey, at: float, counts: tuple[int, int]) -> RoleObservation:
+        """What a source says of a role at `at` (s); `counts`: (ready, existing) replicas."""
+        alive = {replica.engine.number for replica in self._fleet.replicas() if replica.role is key.role}
+        tracks = [track for number, track in self._tracks.items() if number in alive and number not in self.hidden]
+        gateway = None if key.role is Role.DECODE else self._fleet.held
+        return role_observation(key, tracks, at, self._actuation, counts, gateway)
+
+    def _plan(self, number: int, when: float) -> None:
+        self._timers.at(when, lambda at: self._scrape(number, at))
+
+    def _scrape(self, number: int, now: float) -> None:
+        try:
+            replica = self._fleet.get(number)
+        except KeyError:
+            # Gone: the source drops the target, and its series are stale at once.
+            del self._tracks[number]
+            return
+        actuation = self._actuation
+        if number not in self.unscraped:
+            keep = actuation.lag_s + actuation.window_s + actuation.max_age_s
+            self._tracks[number].add(taken(replica, now), keep)
+        self._plan(number, now + actuation.scrape_s)
 
 
 @dataclass(slots=True)

@@ -1,75 +1,122 @@
-"""SimulatedWorld: the loop's world when there is none. Engines, gateway, supply and scrapes, advanced tick by tick."""
+"""SimulatedWorld: the loop's world when there is none. A fleet, its scrapes and its supply, advanced tick by tick.
+
+The fleet is either played request by request (fleet.py) or as a fluid (fluid.py); everything else is the same.
+"""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from autoscaler.errors import CannotSee
 from autoscaler.model import Observation, Role, Stock, Tier
-from autoscaler.policies.static_counts import replicas_for
 from autoscaler.simulator.actuation import Scaler
-from autoscaler.simulator.fleet import Fleet, Gateway, Link
-from autoscaler.simulator.pods import PERMIT_S, Engines, Permits, Pods
+from autoscaler.simulator.pods import PERMIT_S, Engines, Permits, Pods, Replicas
 from autoscaler.simulator.scenes import engine_profile
-from autoscaler.simulator.setup import FaultKind, Layout
+from autoscaler.simulator.setup import FaultKind
 from autoscaler.simulator.supply import Supply, Timers
-from autoscaler.simulator.telemetry import Track, role_observation, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-    from autoscaler.model import Decision, RoleObservation
+    from autoscaler.model import Decision, RoleKey, RoleObservation
     from autoscaler.policies.policy import Follow
     from autoscaler.rules import RoleRules
-    from autoscaler.simulator.fleet import Replica
-    from autoscaler.simulator.requests import Workload
     from autoscaler.simulator.scenes import Stage
     from autoscaler.simulator.setup import Fault, Setup
 
-GOLDEN = 0.6180339887498949
-"""Engine number times this, modulo 1, spreads the scrapes' phases evenly however many engines there are."""
-OPENING_S = 300.0
-"""The replicas ready at the start are those that the mean load of so long needs."""
 HPA_PHASE_S = 7.0
 """The HPA looks so long after the world's start, then every sync period: never in step with the ticks."""
 
 
+class Played(Replicas, Protocol):
+    """A fleet as the world sees it."""
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that engines have computed."""
+        ...
+
+    def numbers(self) -> list[int]:
+        """Numbers of all replicas there are, ascending."""
+        ...
+
+    def inside(self) -> float:
+        """Requests that have arrived and may still finish."""
+        ...
+
+    def advance(self, until: float) -> None:
+        """Play up to `until`, seconds."""
+        ...
+
+
+class Senses(Protocol):
+    """What a metric source shows of a fleet."""
+
+    @property
+    def unscraped(self) -> set[int]:
+        """Engines whose samples a fault lets grow old."""
+        ...
+
+    @property
+    def hidden(self) -> set[int]:
+        """Engines that a fault keeps from view."""
+        ...
+
+    def look(self, now: float) -> None:
+        """Notice engines that are new."""
+        ...
+
+    def role(self, key: RoleKey, at: float, counts: tuple[int, int]) -> RoleObservation:
+        """A role's report, times in simulated seconds."""
+        ...
+
+
 class SimulatedWorld:
-    """One pool. Iterate `ticks`, calling `observe` and `enact` at each; when it ends, everything has been played."""
+    """One pool. Iterate `ticks`, calling `observe` and `enact` at each; when it ends, everything has been played.
+
+    Attributes:
+        asked: by role, the wishes published: (s, replicas). pods, supply: what came of them. busy_s: engine time spent.
+    """
 
     def __init__(
-        self, workload: Workload, setup: Setup, staged: Stage, follow: Follow, *, interval_s: float, seed: int = 0
+        self,
+        setup: Setup,
+        staged: Stage,
+        follow: Follow,
+        *,
+        horizon: float,
+        interval_s: float,
+        openings: Mapping[Role, int],
+        seed: int,
+        fleet: Played,
+        senses: Callable[[Timers], Senses],
     ) -> None:
         self.setup = setup
         self.stage = staged
-        self.workload = workload
-        self.horizon = workload.duration
+        self.horizon = horizon
+        self.fleet = fleet
         self.timers = Timers()
         self.asked: dict[Role, list[tuple[float, int]]] = {role: [] for role in staged.roles}
+        self.busy_s = 0.0
         self._interval_s = interval_s
         streams = np.random.SeedSequence(seed).spawn(3)
-        self._random, noise, self._chance = (np.random.default_rng(stream) for stream in streams)
+        starts, noise, self._chance = (np.random.default_rng(stream) for stream in streams)
         self._noise = _normals(noise)
         self._slow = 1.0
-        self.fleet = Fleet(workload, Gateway(setup.routing, setup.gateway_limit, setup.gateway_most), self._link())
-        most = setup.maximum * staged.profile.gpus * len(staged.roles)
-        self.supply = Supply(setup.supply, most, staged.startup, self.timers, self._random)
-        self.pods = Pods(
-            setup, staged.roles, self.fleet, self.supply, self.timers, staged.startup, self._random, self._engines
-        )
-        self.pods.held.until = self.horizon
-        self._tracks: dict[int, Track] = {}
-        self._scalers = {role: Scaler(follow, setup.minimum, setup.maximum) for role in staged.roles}
-        self._unscraped: set[int] = set()
-        self._hidden: set[int] = set()
         self._blind = 0
-        self._busy = 0.0
-        self.timers.at(self.horizon, self._close_books)
-        self._begin(follow)
+        self.senses = senses(self.timers)
+        most = setup.maximum * staged.profile.gpus * len(staged.roles)
+        self.supply = Supply(setup.supply, most, staged.startup, self.timers, starts)
+        self.pods = Pods(setup, staged.roles, fleet, self.supply, self.timers, staged.startup, starts, self._engines)
+        self.pods.held.until = horizon
+        self._scalers = {role: Scaler(follow, setup.minimum, setup.maximum) for role in staged.roles}
+        for role, count in openings.items():
+            self.pods.begin(role, count)
+        self.senses.look(0.0)
+        self._set_timers(follow)
 
     def ticks(self) -> Iterator[float]:
         """Every interval, Unix seconds, until all requests are done or `settle_s` after the last may still arrive."""
@@ -109,64 +156,24 @@ class SimulatedWorld:
             if scaler.follow.direct:
                 self.pods.scale(role, scaler.direct(book.spec), now)
 
-    def busy_gpu_seconds(self) -> float:
-        """GPU time in which engines computed, until the workload's end; those long gone included."""
-        return self._busy * self.stage.profile.gpus
-
-    def _begin(self, follow: Follow) -> None:
-        for rule in self.stage.scene.roles:
-            self.pods.begin(rule.key.role, self._opening(rule))
-        for replica in self.fleet.replicas():
-            self._watch(replica, 0.0)
+    def _set_timers(self, follow: Follow) -> None:
+        self.timers.at(self.horizon, self._close_books)
         if not follow.direct:
             self.timers.at(HPA_PHASE_S, self._sync)
         for fault in self.setup.faults:
             self.timers.at(fault.at_s, lambda at, fault=fault: self._fault(fault, at))  # type: ignore[misc]
 
     def _close_books(self, _now: float) -> None:
-        self._busy = self.fleet.busy_s
-
-    def _opening(self, rule: RoleRules) -> int:
-        """Replicas at the start: as told, or what the opening's mean load needs."""
-        if self.setup.initial is not None:
-            return self.setup.initial
-        length = min(OPENING_S, self.horizon)
-        first = int(np.searchsorted(self.workload.arrival_s, length, side="right"))
-        if not first or length <= 0:
-            return max(self.setup.minimum, min(1, self.setup.maximum))
-        prompt = self.workload.prompt[:first]
-        cached = 0.0 if self.workload.cached is None else float(self.workload.cached[:first].mean())
-        output = float(self.workload.output[:first].mean())
-        return replicas_for(rule, first / length, float(prompt.mean()) - cached, output)
+        self.busy_s = self.fleet.busy_s
 
     def _advance(self, until: float) -> None:
         """Play requests, engines and timers up to `until`; what is new in the fleet is scraped from then on."""
         while self.timers.next <= until:
-            self.fleet.advance(self.timers.next)
+            now = self.timers.next
+            self.fleet.advance(now)
             self.timers.fire()
-            for replica in self.fleet.replicas():
-                if replica.engine.number not in self._tracks:
-                    self._watch(replica, self.fleet.now)
+            self.senses.look(now)
         self.fleet.advance(until)
-
-    def _watch(self, replica: Replica, now: float) -> None:
-        number = replica.engine.number
-        key = f"{self.setup.pool}-{replica.role}-{number:06d}"
-        self._tracks[number] = Track(key, replica.engine.profile.kv_capacity_tokens, deque())
-        self.timers.at(now + GOLDEN * number % 1.0 * self.setup.actuation.scrape_s, lambda at: self._scrape(number, at))
-
-    def _scrape(self, number: int, now: float) -> None:
-        try:
-            replica = self.fleet.get(number)
-        except KeyError:
-            # Gone: the source drops the target, its series are stale at once.
-            del self._tracks[number]
-            return
-        actuation = self.setup.actuation
-        if number not in self._unscraped:
-            keep = actuation.lag_s + actuation.window_s + actuation.max_age_s
-            self._tracks[number].add(taken(replica, now), keep)
-        self.timers.at(now + actuation.scrape_s, lambda at: self._scrape(number, at))
 
     def _sync(self, now: float) -> None:
         for role, scaler in self._scalers.items():
@@ -175,13 +182,8 @@ class SimulatedWorld:
         self.timers.at(now + next(iter(self._scalers.values())).follow.sync_s, self._sync)
 
     def _role(self, rule: RoleRules, at: float) -> RoleObservation:
-        role = rule.key.role
-        alive = {replica.engine.number for replica in self.fleet.replicas() if replica.role is role}
-        tracks = [track for number, track in self._tracks.items() if number in alive and number not in self._hidden]
-        book = self.pods.books[role]
-        counts = (book.history[-1][3], book.history[-1][2])
-        gateway = None if role is Role.DECODE else self.fleet.held
-        told = role_observation(rule.key, tracks, at, self.setup.actuation, counts, gateway)
+        _, _, existing, ready = self.pods.books[rule.key.role].history[-1]
+        told = self.senses.role(rule.key, at, (ready, existing))
         return told if told.sampled_at is None else replace(told, sampled_at=told.sampled_at + self.setup.start_at)
 
     def _stock(self) -> Stock:
@@ -189,13 +191,6 @@ class SimulatedWorld:
         supply = self.supply
         free = supply.free + self.pods.held.gpus
         return Stock(self.stage.profile.accelerator, free, supply.preemptible, supply.provisionable)
-
-    def _link(self) -> Link | None:
-        if self.setup.layout is Layout.COLOCATED:
-            return None
-        setup = self.setup
-        per_token = float(self.stage.profile.kv_bytes_per_token)
-        return Link(setup.link_gbps * 1e9 / 8, per_token, setup.first_token_at_prefill)
 
     def _engines(self) -> Engines:
         profile = self.stage.profile
@@ -210,7 +205,7 @@ class SimulatedWorld:
             return
         chosen: set[int] = set()
         if kind in {FaultKind.STALE, FaultKind.MISSING}:
-            numbers = sorted(replica.engine.number for replica in self.fleet.replicas())
+            numbers = self.fleet.numbers()
             count = round(min(fault.amount, 1.0) * len(numbers))
             chosen = {int(one) for one in self._chance.choice(numbers, size=count, replace=False)} if count else set()
         self._set(kind, chosen, fault.amount, on=True)
@@ -219,7 +214,7 @@ class SimulatedWorld:
 
     def _set(self, kind: FaultKind, chosen: set[int], amount: float, *, on: bool) -> None:
         if kind in {FaultKind.STALE, FaultKind.MISSING}:
-            which = self._unscraped if kind is FaultKind.STALE else self._hidden
+            which = self.senses.unscraped if kind is FaultKind.STALE else self.senses.hidden
             (which.update if on else which.difference_update)(chosen)
         elif kind is FaultKind.UNREADABLE:
             self._blind += 1 if on else -1

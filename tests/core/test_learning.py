@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from scripted import T0, decode, prefill
@@ -87,10 +87,8 @@ def lived(role: EngineRole, load: Sequence[Phase], seed: int = 1) -> Learned:
         known = replace(known, gauges=tuple(g for g in recent if g.at > now - WINDOW_S))
         before = history[max(0, look - round(WINDOW_S / LOOK_S))]
         spent = min(WINDOW_S, now)
-        seen = RoleObservation(
-            RoleKey("sim", "truth", ROLES[role]), reporting=1, rate_engines=1,
-            **{name: (value - before[name]) / spent for name, value in history[-1].items()},
-        )  # fmt: skip
+        rates: dict[str, Any] = {name: (value - before[name]) / spent for name, value in history[-1].items()}
+        seen = RoleObservation(RoleKey("sim", "truth", ROLES[role]), reporting=1, rate_engines=1, **rates)
         learned = learn(learned, prior, seen, at=T0 + now, levels=known.levels, window_s=WINDOW_S)
     return learned
 

@@ -68,7 +68,7 @@ def test_any_other_error_is_not_swallowed() -> None:
 
 
 def test_a_blind_observation_names_every_role_and_no_number() -> None:
-    seen = blind_observation(5.0, RULES, "gone")
+    seen = blind_observation(5.0, [rule.key for rule in RULES.roles], "gone")
     assert [(role.key, role.reporting, role.ready) for role in seen.roles] == [(key(Role.DECODE), 0, None)]
     assert (seen.at, seen.failure) == (5.0, "gone")
 

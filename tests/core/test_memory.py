@@ -70,10 +70,15 @@ def test_the_shape_is_learned_field_by_field_and_never_creeps_up_from_zero() -> 
     """Prompts are known with the first tokens, outputs only when the first requests end."""
     early = decode(1000.0, completion_rate=0.0)
     memory = watched(early)
-    assert memory.of(DECODE).shape == Shape(prompt=None, output=None, resident=pytest.approx(500.0))
+    early_shape = memory.of(DECODE).shape
+    assert (early_shape.prompt, early_shape.output) == (None, None)
+    assert early_shape.resident == pytest.approx(500.0)
     memory = watched(decode(1000.0), memory=memory, start=15.0)
     assert memory.of(DECODE).shape.output == pytest.approx(200.0)
-    assert memory.of(DECODE).shape.filled(Mix(1000.0, 1.0, 1.0)) == Mix(1000.0, 200.0, pytest.approx(500.0))
+
+
+def test_what_is_not_known_of_the_shape_is_filled_in() -> None:
+    assert Shape(None, 200.0, None).filled(Mix(1000.0, 1.0, 700.0)) == Mix(1000.0, 200.0, 700.0)
 
 
 def test_the_shape_follows_slowly_once_known() -> None:
@@ -107,8 +112,9 @@ def test_gauges_older_than_the_window_are_forgotten() -> None:
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), -1.0, 1e16, 1e300])
 @pytest.mark.parametrize("name", ["generation_rate", "running", "kv_usage", "kv_capacity", "itl_busy", "step_rate"])
 def test_what_no_engine_can_mean_counts_as_not_reported(name: str, garbage: float) -> None:
-    told = replace(decode(1000.0), **{name: garbage})
-    silent_on_it = replace(decode(1000.0), **{name: None})
+    wrong: dict[str, Any] = {name: garbage}
+    absent: dict[str, Any] = {name: None}
+    told, silent_on_it = replace(decode(1000.0), **wrong), replace(decode(1000.0), **absent)
     assert watched(told) == watched(silent_on_it)
 
 

@@ -6,12 +6,18 @@ and with no Prometheus on PATH.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
+import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +191,61 @@ def test_a_second_demonstration_does_not_trample_on_the_first(plain: Demo) -> No
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
     assert "another demonstration runs there" in done.stderr
+
+
+def read_until(terminal: int, pattern: bytes | None) -> bytes:
+    """What is drawn until it has the pattern, or until nobody draws any more."""
+    drawn, deadline = b"", time.monotonic() + 120
+    while not (pattern and re.search(pattern, drawn)):
+        assert time.monotonic() < deadline, drawn[-3000:]
+        if select.select([terminal], [], [], 0.2)[0]:
+            try:
+                drawn += os.read(terminal, 65_536)
+            except OSError:  # how Linux says that the other side is closed
+                break
+    return drawn
+
+
+def test_the_live_view_in_a_terminal(tmp_path: Path) -> None:
+    """Ctrl-C typed at the terminal ends it; what was drawn fits the width, and the words of the end are on stdout."""
+    said = tmp_path / "said"
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    environment = {**os.environ, "TERM": "xterm", "TMPDIR": str(tmp_path)}
+    for fixed in ("COLUMNS", "LINES", "NO_COLOR"):
+        environment.pop(fixed, None)
+    command = [sys.executable, "-m", "autoscaler.cli", "demo", "--seconds", "300", "--source", "scrape"]
+    with said.open("wb") as out:
+        process = subprocess.Popen(command, stdin=theirs, stdout=out, stderr=theirs, env=environment, process_group=0)
+    os.close(theirs)
+    try:
+        drawn = read_until(ours, rb"[4-9] ticks through scrape")
+        os.killpg(process.pid, signal.SIGINT)
+        drawn += read_until(ours, None)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
+    for shown in (
+        "Tidegate demo",
+        "page",
+        "http://127.0.0.1:",
+        "wanted",
+        "starting",
+        "ready",
+        "decisions, newest first",
+    ):
+        assert shown in text
+    assert re.search(r"prefill [\d,]+ ", re.sub(r" +", " ", text))
+    assert max(len(line.rstrip("\r")) for line in text.splitlines()) <= 120
+    assert "Traceback" not in text
+    words = said.read_text(encoding="utf-8")
+    assert "ticks through scrape" in words
+    assert "requests finished" in words
+    assert "GPU-seconds" in words
+    assert [entry.name for entry in tmp_path.iterdir()] == ["said"]
 
 
 def test_without_prometheus_it_scrapes_and_says_so(without_prometheus: Demo) -> None:

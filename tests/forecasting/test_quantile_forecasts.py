@@ -62,10 +62,18 @@ def test_a_quantile_beyond_the_history_takes_the_margin_and_says_so() -> None:
 
 
 def test_too_young_never_goes_below_the_highest_rise_seen() -> None:
-    # The load tripled in one bin: ratio 2 > 0.3 x sqrt(10 / 60), so 30 x (1 + 2).
+    # The load tripled in one bin: ratio 2 > 0.3 x sqrt(10 / 60), so 30 x (1 + 2), but never more than 20 more at once.
     ahead = SimpleQuantile().forecast(Series.of([(0.0, 10.0), (10.0, 30.0)]), 10.0, (10.0,), (0.95,))
     assert ahead is not None
-    assert ahead.values[0][0] == pytest.approx(90.0)
+    assert ahead.values[0][0] == pytest.approx(30.0 + 20.0)
+
+
+def test_a_rise_from_a_low_level_is_not_multiplied_at_a_high_one() -> None:
+    # 100 for ten bins, then 1,600: the one ratio of 15 would say 1,600 x 16 = 25,600; the largest rise ever was 1,500.
+    jumped = Series.of([(10.0 * i, 100.0) for i in range(10)] + [(100.0, 1600.0)])
+    ahead = SimpleQuantile().forecast(jumped, 100.0, (10.0,), (0.99,))
+    assert ahead is not None
+    assert ahead.values[0][0] == pytest.approx(1600.0 + 1500.0)
 
 
 def test_a_history_that_only_fell_promises_no_further_fall() -> None:

@@ -82,8 +82,8 @@ def test_v2_vectors(
     loads = engines(*[(usage, float(queue))] * ready)
     found, _ = capacity(loads, replicas - ready, SHAPE, {}, limits, 0.0, prefill=False)
     assert found is not None
-    assert int(found.lacking(limits)) == lacking
-    assert int(found.spare(limits)) == spare
+    assert round(found.lacking(limits)) == lacking
+    assert round(found.spare(limits)) == spare
     policy = WvaV2(charge_output=charge)
     seen = told(replicas=replicas, ready=ready, engines=loads, **MIX)
     assert wishes(policy, scene(), (0.0, seen)) == [wish]

@@ -1,0 +1,302 @@
+"""A pool as a fluid: rates instead of requests, in steps of seconds. For days and weeks.
+
+Per replica with n requests running, r of them admitted per second, P uncached prompt tokens each, O output tokens each
+and k = prompt + O/2 resident tokens each, a step takes (docstring of autoscaler.velocity)
+
+    s = (a + (c + d*k)*n) / (1 - p*P*r),    at most with a full chunk of B prompt tokens: a + p*B + (c + d*k)*n,
+
+requests leave at n / (O*s), and n moves to its equilibrium r*O*s within the time of one stay, exponentially. Admission
+is bounded by the chunk (B/(P*s)) and by places (batch limit, KV); what is not admitted waits. A prefill replica serves
+min(its velocity, its link); its KV goes on to decode.
+
+How many of the arrivals meet their targets: a request waits for the queue before it, for half a step, for its own
+prompt, and, for prompts that came just before it, an exponential time (M/M/1 over the time spent in prefill). Its TPOT
+is s with a log-normal spread of TPOT_SIGMA, what requests' own simulated TPOT had around the fluid's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+from autoscaler.model import Role
+from autoscaler.simulator.telemetry import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from autoscaler.simulator.engine_types import EngineProfile
+    from autoscaler.simulator.fleet import Link
+    from autoscaler.simulator.fluid_load import FluidLoad
+    from autoscaler.simulator.setup import Slo
+
+TPOT_SIGMA = 0.2
+KV_FULL = 0.97
+"""Share of KV that running requests fill before the queue stops: whole blocks and the last prompt do not fit."""
+NORMAL = NormalDist()
+TAIL_POINTS = ((1 / 3, 0.19), (1 / 3, 0.72), (1 / 3, 2.1))
+"""Thirds of an exponential distribution by weight, each by its mean over the whole mean."""
+
+
+@dataclass(slots=True)
+class Flow:
+    """One role: open replicas, requests queued and running in all of them, the time of a step and of one that only
+    decodes, cumulative counts as engines have them.
+    """
+
+    role: Role
+    open: int = 0
+    queue: float = 0.0
+    running: float = 0.0
+    step_s: float = 0.0
+    decode_s: float = 0.0
+    count: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(Sample._fields[Sample._fields.index("prompt") :], 0.0)
+    )
+
+
+@dataclass(slots=True)
+class Tally:
+    """What becomes of requests: amounts, and (weight, seconds) points of TTFT and TPOT; good and all by minute."""
+
+    arrived: float = 0.0
+    finished: float = 0.0
+    good: float = 0.0
+    first_ok: float = 0.0
+    pace_ok: float = 0.0
+    tokens: float = 0.0
+    shed: float = 0.0
+    ttft: list[tuple[float, float]] = field(default_factory=list)
+    tpot: list[tuple[float, float]] = field(default_factory=list)
+    minutes: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The requests of a bin: arrivals/s, tokens a request, size classes."""
+
+    rate: float
+    prompt: float
+    computed: float
+    output: float
+    classes: tuple[tuple[float, float, float], ...]
+
+    @property
+    def resident(self) -> float:
+        """Mean KV tokens of a running request."""
+        return self.prompt + self.output / 2
+
+
+class FluidFleet:
+    """All engines of one pool as flows; replicas have numbers only so that pods can name them."""
+
+    def __init__(self, load: FluidLoad, profile: EngineProfile, slo: Slo, link: Link | None) -> None:
+        self.now = 0.0
+        self.busy_s = 0.0
+        self.tally = Tally()
+        self.load = load
+        self.profile = profile
+        self._slo = slo
+        self._link = link
+        roles = (Role.COLOCATED,) if link is None else (Role.PREFILL, Role.DECODE)
+        self.flows = {role: Flow(role) for role in roles}
+        self._roles: dict[int, Role] = {}
+        self._closed: dict[int, float] = {}
+        self._born = 0
+
+    def add(self, role: Role, profile: EngineProfile, noise: Iterator[float] | None, width: float) -> int:  # noqa: ARG002 - a fluid has no steps to be noisy
+        """A replica is ready; all engines of the fluid are as fast as the newest one."""
+        self.profile = profile
+        number = self._born
+        self._born += 1
+        self._roles[number] = role
+        self.flows[role].open += 1
+        return number
+
+    def close(self, number: int) -> None:
+        """It takes no more requests; the load is the others' at once."""
+        if number not in self._closed:
+            self._closed[number] = self.now
+            self.flows[self._roles[number]].open -= 1
+
+    def empty(self, number: int) -> bool:
+        """Whether its last request is done: the longest of n stays takes about ln(n) + 1 mean ones."""
+        flow = self.flows[self._roles[number]]
+        stay = (
+            self._shape().output * max(flow.step_s, self.profile.step_seconds) if flow.role is not Role.PREFILL else 1
+        )
+        many = flow.running / max(1, flow.open)
+        return self.now - self._closed[number] >= stay * (1 + math.log(max(many, 1.0)))
+
+    def remove(self, number: int) -> None:
+        """It is gone."""
+        self.close(number)
+        del self._closed[number], self._roles[number]
+
+    def numbers(self) -> list[int]:
+        """Numbers of all replicas there are, ascending."""
+        return sorted(self._roles)
+
+    def inside(self) -> float:
+        """Requests that have arrived and may still finish; less than half a one is none."""
+        left = sum(flow.queue + flow.running for flow in self.flows.values())
+        return left if left >= 0.5 else 0.0  # noqa: PLR2004 - a fluid never quite ends
+
+    @property
+    def resident(self) -> float:
+        """KV tokens of a running request, as requests are now."""
+        return self._shape().resident
+
+    @property
+    def computed(self) -> float:
+        """Uncached prompt tokens of a request, as requests are now."""
+        return self._shape().computed
+
+    def alive(self, role: Role) -> list[int]:
+        """Numbers of a role's replicas, those that drain included."""
+        return [number for number, its in self._roles.items() if its is role]
+
+    def advance(self, until: float) -> None:
+        """Let it flow until `until`, in steps that end at the load's bins."""
+        step = self.load.step_s
+        while self.now < until - 1e-9:
+            end = min(until, (math.floor(self.now / step + 1e-9) + 1) * step)
+            self._flow(end - self.now)
+            self.now = end
+
+    def _shape(self) -> Shape:
+        load = self.load
+        index = int(self.now / load.step_s + 1e-9)
+        over = index >= len(load.rate)
+        at = min(index, len(load.rate) - 1)
+        rate = 0.0 if over else load.rate[at]
+        return Shape(rate, load.prompt[at], load.computed[at], load.output[at], load.classes[at])
+
+    def _flow(self, span: float) -> None:
+        shape = self._shape()
+        self.tally.arrived += shape.rate * span
+        if self._link is None:
+            flow = self.flows[Role.COLOCATED]
+            admitted, waited = self._generate(flow, shape, span, shape.rate, shape.computed)
+            busy = self._prefill_share(shape, admitted / max(1, flow.open))
+            base = 0.5 * flow.step_s + flow.decode_s
+        else:
+            rate, waited, busy = self._prefill(shape, span)
+            flow = self.flows[Role.DECODE]
+            _, queued = self._generate(flow, shape, span, rate, 0.0)
+            moved = shape.prompt * self._link.bytes_per_token / self._link.bytes_per_s
+            waited += queued + moved
+            base = self.profile.step_seconds + 1.5 * flow.step_s
+        if shape.rate > 0:
+            self._judge(shape, span, waited + base, busy, flow.step_s)
+
+    def _prefill_share(self, shape: Shape, admitted: float) -> float:
+        """Share of an engine's time spent in steps with prompts in them."""
+        each = self.profile.prefill_token_seconds * shape.computed + self.profile.step_seconds
+        return min(0.99, each * admitted)
+
+    def _prefill(self, shape: Shape, span: float) -> tuple[float, float, float]:
+        """The prefill role: (requests/s handed on, mean wait, share of time busy)."""
+        flow, profile = self.flows[Role.PREFILL], self.profile
+        each = (profile.prefill_token_seconds + profile.step_seconds / profile.max_batched_tokens) * shape.computed
+        if self._link is not None:
+            each = max(each, shape.prompt * self._link.bytes_per_token / self._link.bytes_per_s)
+        most = flow.open / max(each, 1e-9)
+        served = min(most, shape.rate + flow.queue / span)
+        flow.queue = max(0.0, flow.queue + (shape.rate - served) * span)
+        wait = flow.queue / most if most > 0 else math.inf
+        done = served * span
+        busy = min(0.99, served / most) if most > 0 else 0.99
+        flow.running = served * each
+        flow.step_s = each
+        count = flow.count
+        self._count_prompts(count, shape, done, each, (each + min(wait, 1e6)) * done)
+        count["completions"] += done
+        count["generation"] += done
+        count["steps"] += done
+        self.busy_s += done * each
+        return served, wait, busy
+
+    def _count_prompts(
+        self, count: dict[str, float], shape: Shape, done: float, each: float, ttft: float, *, computed: bool = True
+    ) -> None:
+        count["prompt"] += shape.prompt * done
+        count["computed"] += shape.computed * done if computed else 0.0
+        count["first_tokens"] += done
+        count["prefill_busy"] += each * done
+        count["ttft_busy"] += ttft
+
+    def _generate(self, flow: Flow, shape: Shape, span: float, rate: float, computed: float) -> tuple[float, float]:
+        """The role that makes the tokens: (requests/s admitted, mean wait for a place)."""
+        profile, open_ = self.profile, flow.open
+        if open_ == 0:
+            flow.queue += rate * span + flow.running
+            flow.running = flow.step_s = 0.0
+            return 0.0, math.inf
+        per = profile.sequence_seconds + profile.resident_token_seconds * shape.resident
+        places = open_ * min(profile.max_running, max(1.0, KV_FULL * profile.kv_capacity_tokens / shape.resident))
+        decode = profile.step_seconds + per * flow.running / open_
+        chunk = profile.max_batched_tokens
+        full = decode + profile.prefill_token_seconds * chunk
+        step = max(flow.step_s, decode)
+        left = flow.running / (shape.output * step)
+        admitted = min(rate + flow.queue / span, max(0.0, places - flow.running) / span + left)
+        if computed > 0:
+            admitted = min(admitted, open_ * chunk / (full * computed))
+        share = profile.prefill_token_seconds * computed * admitted / open_
+        step = min(full, decode / (1 - share)) if share < 1 else full
+        before = flow.running
+        stay = shape.output * step
+        target = admitted * stay
+        flow.running = min(places, target + (before - target) * math.exp(-span / stay))
+        finished = max(0.0, before + admitted * span - flow.running)
+        flow.queue = max(0.0, flow.queue + (rate - admitted) * span)
+        most = max(admitted, 1e-9)
+        wait = flow.queue / most
+        flow.step_s, flow.decode_s = step, decode
+        self._count(flow, shape, span, (before + flow.running) / 2, admitted * span, finished, min(wait, 1e6))
+        return admitted, wait
+
+    def _count(
+        self, flow: Flow, shape: Shape, span: float, running: float, admitted: float, finished: float, wait: float
+    ) -> None:
+        count, step = flow.count, flow.step_s
+        tokens = running * span / step
+        prompts = self._link is None
+        self._count_prompts(count, shape, admitted, step, (1.5 * step + wait) * admitted, computed=prompts)
+        count["completions"] += finished
+        count["generation"] += tokens
+        count["itl_tokens"] += tokens
+        count["itl_busy"] += running * span
+        busy = min(1.0, running / max(1, flow.open))
+        count["steps"] += busy * flow.open * span / step
+        if self._link is not None:
+            count["transfer_bytes"] += admitted * shape.prompt * self._link.bytes_per_token
+        self.busy_s += busy * flow.open * span
+        self.tally.finished += finished
+        self.tally.tokens += finished * shape.output
+
+    def _judge(self, shape: Shape, span: float, wait: float, busy: float, step: float) -> None:
+        """How many of this span's arrivals meet their targets."""
+        tally, slo, profile = self.tally, self._slo, self.profile
+        many = shape.rate * span
+        each = profile.prefill_token_seconds * shape.computed + profile.step_seconds
+        tail = each / (1 - busy)
+        first_ok = 0.0
+        for share, tokens, limit in shape.classes:
+            base = wait + profile.prefill_token_seconds * tokens
+            slack = limit - base
+            first_ok += share * (1 - busy * math.exp(-slack / tail)) if slack > 0 else 0.0
+            tally.ttft.append((many * share * (1 - busy), base))
+            tally.ttft.extend((many * share * busy * weight, base + tail * times) for weight, times in TAIL_POINTS)
+        pace_ok = NORMAL.cdf(math.log(slo.tpot_s / step) / TPOT_SIGMA) if step > 0 else 0.0
+        tally.tpot.extend((many / 3, step * math.exp(TPOT_SIGMA * z)) for z in (-1.0, 0.0, 1.0))
+        tally.first_ok += many * first_ok
+        tally.pace_ok += many * pace_ok
+        good = many * first_ok * pace_ok
+        tally.good += good
+        minute = int(self.now // 60)
+        before = tally.minutes.get(minute, (0.0, 0.0))
+        tally.minutes[minute] = (before[0] + good, before[1] + many)

@@ -1,0 +1,113 @@
+"""What a metric source shows of a fluid: sums over a role, sampled at every look, split evenly over its engines."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from autoscaler.model import EngineObservation, Role, RoleKey, RoleObservation
+
+if TYPE_CHECKING:
+    from autoscaler.simulator.fluid import Flow, FluidFleet
+    from autoscaler.simulator.setup import Actuation
+
+PEAK_S = 60.0
+
+
+class FluidSenses:
+    """Looks at a fluid. Engines that a fault lets grow old count as stale at once, and so do not report."""
+
+    def __init__(self, fleet: FluidFleet, actuation: Actuation, pool: str) -> None:
+        self.unscraped: set[int] = set()
+        self.hidden: set[int] = set()
+        self._fleet = fleet
+        self._actuation = actuation
+        self._pool = pool
+        self._past: dict[Role, deque[tuple[float, dict[str, float]]]] = {role: deque() for role in fleet.flows}
+        self._peaks: dict[Role, deque[tuple[float, float, float]]] = {role: deque() for role in fleet.flows}
+        self._since: dict[int, float] = {}
+
+    def look(self, now: float) -> None:
+        """Notice when engines were first there."""
+        for number in self._fleet.numbers():
+            self._since.setdefault(number, now)
+
+    def role(self, key: RoleKey, at: float, counts: tuple[int, int]) -> RoleObservation:
+        """A role's report: rates over the window between two looks of this source."""
+        flow = self._fleet.flows[key.role]
+        alive = self._fleet.alive(key.role)
+        seen = [number for number in alive if number not in self.hidden]
+        fresh = [number for number in seen if number not in self.unscraped]
+        rates, over = self._rates(flow, at)
+        scrape = self._actuation.scrape_s
+        old = [n for n in fresh if at - self._since.get(n, at) >= scrape] if over else []
+        share = len(fresh) / len(alive) if alive else 0.0
+        heard = bool(fresh)
+        told = {name: value * share for name, value in rates.items()} if old else {}
+        capacity = float(self._fleet.profile.kv_capacity_tokens)
+        usage = min(1.0, flow.running * self._fleet.resident / max(1, flow.open) / capacity)
+        return RoleObservation(
+            key=key,
+            sampled_at=at if heard else None,
+            reporting=len(fresh),
+            rate_engines=len(old),
+            ready=counts[0],
+            replicas=counts[1],
+            stale=len(seen) - len(fresh),
+            running=flow.running * share if heard else None,
+            waiting=flow.queue * share if heard else None,
+            queued_at_gateway=None if key.role is Role.DECODE else 0.0,
+            kv_usage=usage if heard else None,
+            kv_capacity=capacity if heard else None,
+            prompt_rate=told.get("prompt"),
+            computed_rate=told.get("computed"),
+            generation_rate=told.get("generation"),
+            first_token_rate=told.get("first_tokens"),
+            completion_rate=told.get("completions"),
+            prefill_busy=told.get("prefill_busy"),
+            itl_busy=told.get("itl_busy"),
+            itl_tokens=told.get("itl_tokens"),
+            ttft_busy=told.get("ttft_busy"),
+            step_rate=told.get("steps"),
+            preemption_rate=told.get("preemptions"),
+            transfer_bytes=told.get("transfer_bytes"),
+            transfer_busy=told.get("transfer_busy"),
+            engines=self._engines(flow, fresh, at, usage, capacity),
+        )
+
+    def _rates(self, flow: Flow, at: float) -> tuple[dict[str, float], float]:
+        """Growth per second since the oldest look within the window; nothing at the first look."""
+        past = self._past[flow.role]
+        past.append((at, dict(flow.count)))
+        while len(past) > 2 and past[1][0] <= at - self._actuation.window_s:  # noqa: PLR2004 - a rate needs two looks
+            past.popleft()
+        then, before = past[0]
+        over = at - then
+        if over <= 0:
+            return {}, 0.0
+        return {name: (value - before[name]) / over for name, value in flow.count.items()}, over
+
+    def _engines(
+        self, flow: Flow, fresh: list[int], at: float, usage: float, capacity: float
+    ) -> tuple[EngineObservation, ...]:
+        many = max(1, flow.open)
+        peaks = self._peaks[flow.role]
+        peaks.append((at, usage, flow.queue / many))
+        while peaks[0][0] < at - PEAK_S:
+            peaks.popleft()
+        kv_peak, waiting_peak = max(p[1] for p in peaks), max(p[2] for p in peaks)
+        waiting = flow.queue / many
+        tokens = waiting * self._fleet.computed if flow.role is not Role.DECODE else 0.0
+        return tuple(
+            EngineObservation(
+                f"{self._pool}-{flow.role}-{number:06d}",
+                flow.running / many,
+                waiting,
+                usage,
+                capacity,
+                kv_peak,
+                waiting_peak,
+                tokens,
+            )
+            for number in sorted(fresh)
+        )
