@@ -151,8 +151,13 @@ class Estimate:
         if windows < LEAST_WINDOWS:
             return False, f"not enough load to learn from ({windows:.1f} of {LEAST_WINDOWS:.0f} windows)"
         if sd > LEARNED_SD:
-            return False, f"not certain enough after {windows:.0f} windows (±{sd:.0%}, wanted ±{LEARNED_SD:.0%})"
-        return True, f"learned from {windows:.0f} windows (±{sd:.0%})"
+            return False, f"not certain enough after {windows:.0f} windows ({_about(sd)}, wanted ±{LEARNED_SD:.0%})"
+        return True, f"learned from {windows:.0f} windows ({_about(sd)})"
+
+
+def _about(sd: float) -> str:
+    """A relative standard deviation in words; beyond its own value it is just not known."""
+    return f"±{sd:.0%}" if sd < 1.0 else "±100% or more"
 
 
 def _equations(seen: RoleObservation, levels: Levels, window_s: float) -> list[tuple[str, list[float]]]:

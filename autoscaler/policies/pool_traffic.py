@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from autoscaler.model import RoleObservation
 
-SLOPE_S = 30.0
-"""Growth of the queue is taken over this long: two scrapes of 15 s."""
+SLOPE_S = 60.0
+"""Growth of the queue is taken over the window of the rates: over a shorter one a draining queue would hide arrivals."""
 
 
 @dataclass(frozen=True, slots=True)

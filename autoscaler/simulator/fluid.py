@@ -278,19 +278,29 @@ class FluidFleet:
         self.tally.finished += finished
         self.tally.tokens += finished * shape.output
 
+    def _delay(self, shape: Shape, busy: float) -> tuple[float, float]:
+        """Chance that a prompt waits for others, and for how long then, on average."""
+        each = self.profile.prefill_token_seconds * shape.computed + self.profile.step_seconds
+        flow = next(iter(self.flows.values()))
+        engines = max(1, flow.open)
+        # No queue of chance grows beyond what a random walk reaches within a step of the load; the fluid has the rest.
+        queue = min(1 / (engines * (1 - busy)), math.sqrt(self.load.step_s / (each * engines)))
+        if self._link is None:
+            return busy, each * (1 + queue)
+        return math.pow(busy, math.sqrt(2.0 * (engines + 1)) - 1.0), each * (0.5 + queue)
+
     def _judge(self, shape: Shape, span: float, wait: float, busy: float, step: float) -> None:
         """How many of this span's arrivals meet their targets."""
         tally, slo, profile = self.tally, self._slo, self.profile
         many = shape.rate * span
-        each = profile.prefill_token_seconds * shape.computed + profile.step_seconds
-        tail = each / (1 - busy)
+        delayed, tail = self._delay(shape, busy)
         first_ok = 0.0
         for share, tokens, limit in shape.classes:
             base = wait + profile.prefill_token_seconds * tokens
             slack = limit - base
-            first_ok += share * (1 - busy * math.exp(-slack / tail)) if slack > 0 else 0.0
-            tally.ttft.append((many * share * (1 - busy), base))
-            tally.ttft.extend((many * share * busy * weight, base + tail * times) for weight, times in TAIL_POINTS)
+            first_ok += share * (1 - delayed * math.exp(-slack / tail)) if slack > 0 else 0.0
+            tally.ttft.append((many * share * (1 - delayed), base))
+            tally.ttft.extend((many * share * delayed * weight, base + tail * times) for weight, times in TAIL_POINTS)
         pace_ok = NORMAL.cdf(math.log(slo.tpot_s / step) / TPOT_SIGMA) if step > 0 else 0.0
         tally.tpot.extend((many / 3, step * math.exp(TPOT_SIGMA * z)) for z in (-1.0, 0.0, 1.0))
         tally.first_ok += many * first_ok

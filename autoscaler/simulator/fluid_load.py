@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoscaler.simulator.requests import DemandSeries
+from autoscaler.simulator.score import ttft_targets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +28,8 @@ WORKLOAD_BIN_S = 5.0
 """Bins of a workload: about one request's stay in an engine, so that bursts of seconds are seen."""
 DEMAND_STEP_S = 15.0
 """Longest step through per-bin demand."""
+FINE_EDGES = (64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192)
+"""Input sizes told apart in a workload, beside the targets' own classes."""
 INPUT_SIGMA = 1.0
 """Standard deviation of the logarithm of input sizes, where only their mean is known (0.9 to 1.2 in public traces)."""
 
@@ -64,8 +67,8 @@ def _of_workload(source: Workload, slo: Slo) -> FluidLoad:
     bins = max(1, math.ceil(source.duration / WORKLOAD_BIN_S))
     where = np.minimum((source.arrival_s / WORKLOAD_BIN_S).astype(np.int64), bins - 1)
     computed = source.prompt - (0 if source.cached is None else source.cached)
-    edges = np.array([edge for edge, _ in slo.ttft_s])
-    limits = [*(limit for _, limit in slo.ttft_s), slo.ttft_longest_s]
+    edges = np.array(sorted({*FINE_EDGES, *(edge for edge, _ in slo.ttft_s)}))
+    limits = ttft_targets(np.array([0, *edges]), slo).tolist()
     kind = np.searchsorted(edges, source.prompt, side="right")
     size = len(limits)
     count = np.bincount(where, minlength=bins).astype(np.float64)

@@ -53,7 +53,7 @@ class Served:
     recovery_s: float
 
 
-def ttft_targets(prompt: NDArray[np.int32], slo: Slo) -> Floats:
+def ttft_targets(prompt: NDArray[np.int32] | NDArray[np.int64], slo: Slo) -> Floats:
     """Each request's TTFT target by the size of its input."""
     edges = np.array([edge for edge, _ in slo.ttft_s])
     limits = np.array([*(limit for _, limit in slo.ttft_s), slo.ttft_longest_s])
