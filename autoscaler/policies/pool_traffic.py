@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autoscaler.model import RoleObservation
 
 SLOPE_S = 60.0
-"""Growth of the queue is taken over the window of the rates: over a shorter one a draining queue would hide arrivals."""
+"""Growth of the queue is taken over the rates' window: over a shorter one a draining queue would hide arrivals."""
 
 
 @dataclass(frozen=True, slots=True)

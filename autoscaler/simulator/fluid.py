@@ -212,7 +212,9 @@ class FluidFleet:
         flow.running = served * each
         flow.step_s = each
         count = flow.count
-        self._count_prompts(count, shape, done, each, (each + min(wait, 1e6)) * done)
+        # Prompts that share a step share its fixed cost; the fewer wait, the less they share.
+        alone = profile.prefill_token_seconds * shape.computed + profile.step_seconds
+        self._count_prompts(count, shape, done, alone, (alone + min(wait, 1e6)) * done)
         count["completions"] += done
         count["generation"] += done
         count["steps"] += done
