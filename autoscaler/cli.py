@@ -60,16 +60,10 @@ def main() -> None:
     """Console script."""
     try:
         app()
-    except BadSettings as error:
-        for problem in error.problems:
-            errors.print(f"error: {problem}", style="red", markup=False, highlight=False)
-        raise SystemExit(EXIT_BAD) from None
-    except BadJournal as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise SystemExit(EXIT_BAD) from None
     except TidegateError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise SystemExit(EXIT_FOUND) from None
+        for problem in error.problems if isinstance(error, BadSettings) else (str(error),):
+            errors.print(f"error: {problem}", style="red", markup=False, highlight=False)
+        raise SystemExit(error.exit_code) from None
     except BrokenPipeError:  # `tidegate explain | head`
         sys.stderr.close()
         raise SystemExit(0) from None

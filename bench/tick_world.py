@@ -149,16 +149,17 @@ class Usage:
             sum(busy) - busy.idle - busy.iowait - getattr(busy, "guest", 0.0),
         )
 
+    def others(self, before: Usage) -> float:
+        """Cores that everybody else used since `before`: what they take is in the times measured."""
+        ours = self.own + self.prometheus + self.fleet - before.own - before.prometheus - before.fleet
+        return max(0.0, self.machine - before.machine - ours) / (self.at - before.at)
+
     def facts(self, before: Usage, ticks: int) -> dict[str, float]:
-        """Averages since `before`. What others use of the same cores is in the times measured."""
-        spent, own = self.at - before.at, self.own - before.own
-        server, fleet = self.prometheus - before.prometheus, self.fleet - before.fleet
-        max(0.0, self.machine - before.machine - own - server - fleet)
+        """Averages since `before`."""
+        spent = self.at - before.at
         return {
-            "own CPU s per tick": round(own / ticks, 3),
-            "Prometheus CPU cores": round(server / spent, 2),
-            "generated fleet CPU cores": round(fleet / spent, 2),
-            "everybody else's CPU cores": round(
-                max(0.0, self.machine - before.machine - own - server - fleet) / spent, 2
-            ),
+            "own CPU s per tick": round((self.own - before.own) / ticks, 3),
+            "Prometheus CPU cores": round((self.prometheus - before.prometheus) / spent, 2),
+            "generated fleet CPU cores": round((self.fleet - before.fleet) / spent, 2),
+            "everybody else's CPU cores": round(self.others(before), 2),
         }

@@ -24,7 +24,9 @@ def main() -> int:
             bad += 1
             continue
         began = time.monotonic()
-        client = NotebookClient(notebook, timeout=LIMIT_S, kernel_name="python3", resources={"metadata": {"path": FOLDER}})
+        client = NotebookClient(
+            notebook, timeout=LIMIT_S, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
+        )
         try:
             client.execute()
         except CellExecutionError as error:

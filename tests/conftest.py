@@ -13,12 +13,20 @@ from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _START_S = 60.0  # a loaded machine may take a while to replay even an empty WAL
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """The command line sets logging up for its process; a test that runs it must not do so for those after it."""
+    yield
+    structlog.reset_defaults()
 
 
 @dataclass(slots=True)

@@ -15,53 +15,22 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from autoscaler.simulator.engine_types import EngineRole
+from autoscaler.simulator.job import PrefixCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from autoscaler.simulator.engine_types import EngineProfile
+    from autoscaler.simulator.job import Job
     from autoscaler.simulator.ledger import Ledger
 
 _SHIFT: Final = 32
 _MASK: Final = (1 << _SHIFT) - 1
 _NEVER: Final = math.inf
-
-
-class Job:
-    """A request inside an engine: what was asked, and how far it is. Token counts; times in seconds.
-
-    Attributes:
-        number: its slot in the ledger. arrived: when it came to this engine.
-        blocks: hashes of its prompt's prefix blocks, for the engine's own prefix cache; empty: `cached` is given.
-        generated, stored: up to date whenever it is not decoding. remaining: prompt tokens still to compute.
-        join, finish: steps at which it joined the decoding set, and ends. scheduled, first: None before.
-    """
-
-    __slots__ = (
-        *("arrived", "blocks", "cached", "finish", "first", "generated", "join", "last", "number", "outputs"),
-        *("prompt", "remaining", "scheduled", "source", "stored"),
-    )
-
-    def __init__(self, number: int, prompt: int, outputs: int, cached: int, blocks: Sequence[int] = ()) -> None:
-        self.number = number
-        self.prompt = prompt
-        self.outputs = outputs
-        self.cached = cached
-        self.blocks = blocks
-        self.arrived = 0.0
-        self.generated = 0
-        self.stored = 0
-        self.remaining = 0
-        self.join = -1
-        self.finish = -1
-        self.scheduled: float | None = None
-        self.first: float | None = None
-        self.last = 0.0
-        self.source = -1
 
 
 class FastEngine:
@@ -74,25 +43,6 @@ class FastEngine:
         fetch: decode role: jobs whose KV blocks are taken and whose transfer is to be started by the owner.
         Others: cumulative counts behind vLLM's metric families; times in seconds.
     """
-
-    __slots__ = (
-        *("_budget", "_chunks", "_coefficients", "_ends", "_factor", "_growth", "_ledger", "_most", "_noise", "_role"),
-        *("_a1", "_begun", "_decoding", "_k", "_prefill", "_prefix", "_q", "_resident", "_running", "_usable"),
-        *(
-            "_block",
-            "_fetched",
-            "_prefix_tokens",
-            "_tells_first",
-            "backlog",
-            "busy",
-            "completions",
-            "computed",
-            "done",
-            "end",
-        ),
-        *("fetch", "first_tokens", "generation", "itl_busy", "itl_tokens", "load", "number", "prefill_busy"),
-        *("preemptions", "profile", "prompt_tokens", "steps", "ttft_busy", "used", "waiting"),
-    )
 
     def __init__(
         self,
@@ -120,9 +70,8 @@ class FastEngine:
         self._role = role
         self._ledger = ledger
         self._noise = noise
-        self._prefix_tokens = prefix_block
         self._tells_first = tells_first and role is not EngineRole.PREFILL
-        self._prefix: OrderedDict[int, None] = OrderedDict()
+        self._prefix = PrefixCache(prefix_block)
         self._coefficients = (
             profile.step_seconds,
             profile.prefill_token_seconds,
@@ -166,13 +115,7 @@ class FastEngine:
 
     def hits(self, blocks: Sequence[int]) -> int:
         """How many of the leading prefix blocks its cache holds."""
-        cache = self._prefix
-        count = 0
-        for block in blocks:
-            if block not in cache:
-                break
-            count += 1
-        return count
+        return self._prefix.hits(blocks)
 
     def submit(self, job: Job, now: float) -> bool:
         """Take a request that arrives now (it must fit); True when `end` changed."""
@@ -296,7 +239,7 @@ class FastEngine:
             if self._tells_first:
                 self._ledger.first[job.number] = now
             if job.blocks:
-                self._remember(job)
+                self._prefix.keep(job, (self._usable - self.used) * self._block)
         else:
             self.itl_busy += now - job.last
             self.itl_tokens += 1
@@ -416,7 +359,9 @@ class FastEngine:
         if job.scheduled is None:
             job.scheduled = now
             if job.blocks and self._role is not EngineRole.DECODE:
-                self._look_up(job)
+                cached = self._prefix.use(job)
+                self.backlog += job.cached - cached
+                job.cached = cached
             fetched = self._role is EngineRole.DECODE
             job.remaining = 0 if fetched else job.stored - job.cached
             self._ledger.cached[job.number] = job.cached
@@ -435,32 +380,13 @@ class FastEngine:
         else:
             if job.first is None and self._role is not EngineRole.DECODE:
                 # What was computed is lost: all of it waits again, the cached part too.
-                self.backlog += job.prompt - job.remaining - job.cached
+                self.backlog += job.prompt - job.remaining
             del self._prefill[job.number]
         self.used -= -(-job.stored // self._block)
         del self._running[job.number]
         self.preemptions += 1
         self._ledger.preempted[job.number] += 1
         self.waiting.appendleft(job)
-
-    def _look_up(self, job: Job) -> None:
-        """Set what the prefix cache saves of this prompt; its last token is always computed."""
-        hits = self.hits(job.blocks)
-        cached = min(hits * self._prefix_tokens, job.prompt - 1)
-        self.backlog += job.cached - cached
-        job.cached = cached
-        for block in job.blocks[:hits]:
-            self._prefix.move_to_end(block)
-
-    def _remember(self, job: Job) -> None:
-        """Put a computed prompt's blocks into the prefix cache, which lives in KV that requests do not use."""
-        cache = self._prefix
-        for block in job.blocks:
-            cache[block] = None
-            cache.move_to_end(block)
-        room = max(0, (self._usable - self.used) * self._block // max(self._prefix_tokens, 1))
-        while len(cache) > room:
-            cache.popitem(last=False)
 
     def so_far(self, now: float) -> tuple[int, float, int, int]:
         """Inside a span at `now`: (decode tokens made, their request-seconds, steps ended, KV blocks entered)."""

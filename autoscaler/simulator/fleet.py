@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from autoscaler.model import Role
 from autoscaler.simulator.engine_types import EngineRole
-from autoscaler.simulator.fast_engine import FastEngine, Job
+from autoscaler.simulator.fast_engine import FastEngine
+from autoscaler.simulator.job import Job
 from autoscaler.simulator.ledger import Ledger
 from autoscaler.simulator.requests import BLOCK_TOKENS
 from autoscaler.simulator.setup import Routing

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from autoscaler.model import Role
@@ -32,18 +31,15 @@ if TYPE_CHECKING:
     from autoscaler.simulator.fluid_load import FluidLoad
     from autoscaler.simulator.setup import Slo
 
-TPOT_SIGMA = 0.2
 KV_FULL = 0.97
 """Share of KV that running requests fill before the queue stops: whole blocks and the last prompt do not fit."""
-NORMAL = NormalDist()
-TAIL_POINTS = ((1 / 3, 0.19), (1 / 3, 0.72), (1 / 3, 2.1))
-"""Thirds of an exponential distribution by weight, each by its mean over the whole mean."""
 
 
 @dataclass(slots=True)
 class Flow:
-    """One role: open replicas, requests queued and running in all of them, the time of a step and of one that only
-    decodes, cumulative counts as engines have them.
+    """One role: open replicas, what is in all of them together, cumulative counts as engines have them.
+
+    `step_s`: a step's duration; `decode_s`: that of one without prompts.
     """
 
     role: Role
@@ -55,22 +51,6 @@ class Flow:
     count: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(Sample._fields[Sample._fields.index("prompt") :], 0.0)
     )
-
-
-@dataclass(slots=True)
-class Tally:
-    """What becomes of requests: amounts, and (weight, seconds) points of TTFT and TPOT; good and all by minute."""
-
-    arrived: float = 0.0
-    finished: float = 0.0
-    good: float = 0.0
-    first_ok: float = 0.0
-    pace_ok: float = 0.0
-    tokens: float = 0.0
-    shed: float = 0.0
-    ttft: list[tuple[float, float]] = field(default_factory=list)
-    tpot: list[tuple[float, float]] = field(default_factory=list)
-    minutes: dict[int, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +70,20 @@ class Shape:
 
 
 class FluidFleet:
-    """All engines of one pool as flows; replicas have numbers only so that pods can name them."""
+    """All engines of one pool as flows; replicas have numbers only so that pods can name them.
+
+    Attributes:
+        now: simulated seconds. load, profile: what flows; how fast engines are. flows: by role. born: replicas ever.
+        arrived, finished, tokens: requests so far, and output tokens of the finished ones.
+        met: what arrivals met, per span: (s, bin of the load, requests, wait in s, chance of being delayed by others
+            and the mean of that delay in s, step time in s).
+    """
 
     def __init__(self, load: FluidLoad, profile: EngineProfile, slo: Slo, link: Link | None) -> None:
-        self.now = 0.0
-        self.busy_s = 0.0
-        self.tally = Tally()
+        self.now = self._flowed = 0.0
+        self._busy_s = 0.0
+        self.met: list[tuple[float, int, float, float, float, float, float]] = []
+        self.arrived = self.finished = self.tokens = 0.0
         self.load = load
         self.profile = profile
         self._slo = slo
@@ -104,13 +92,20 @@ class FluidFleet:
         self.flows = {role: Flow(role) for role in roles}
         self._roles: dict[int, Role] = {}
         self._closed: dict[int, float] = {}
-        self._born = 0
+        self.born = 0
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that engines have computed."""
+        self._catch_up()
+        return self._busy_s
 
     def add(self, role: Role, profile: EngineProfile, noise: Iterator[float] | None, width: float) -> int:  # noqa: ARG002 - a fluid has no steps to be noisy
         """A replica is ready; all engines of the fluid are as fast as the newest one."""
+        self._catch_up()
         self.profile = profile
-        number = self._born
-        self._born += 1
+        number = self.born
+        self.born += 1
         self._roles[number] = role
         self.flows[role].open += 1
         return number
@@ -118,12 +113,13 @@ class FluidFleet:
     def close(self, number: int) -> None:
         """It takes no more requests; the load is the others' at once."""
         if number not in self._closed:
+            self._catch_up()
             self._closed[number] = self.now
             self.flows[self._roles[number]].open -= 1
 
     def empty(self, number: int) -> bool:
         """Whether its last request is done: the longest of n stays takes about ln(n) + 1 mean ones."""
-        flow = self.flows[self._roles[number]]
+        flow = self.flow(self._roles[number])
         stay = (
             self._shape().output * max(flow.step_s, self.profile.step_seconds) if flow.role is not Role.PREFILL else 1
         )
@@ -141,6 +137,7 @@ class FluidFleet:
 
     def inside(self) -> float:
         """Requests that have arrived and may still finish; less than half a one is none."""
+        self._catch_up()
         left = sum(flow.queue + flow.running for flow in self.flows.values())
         return left if left >= 0.5 else 0.0  # noqa: PLR2004 - a fluid never quite ends
 
@@ -158,17 +155,26 @@ class FluidFleet:
         """Numbers of a role's replicas, those that drain included."""
         return [number for number, its in self._roles.items() if its is role]
 
+    def flow(self, role: Role) -> Flow:
+        """A role's flow as of now."""
+        self._catch_up()
+        return self.flows[role]
+
     def advance(self, until: float) -> None:
-        """Let it flow until `until`, in steps that end at the load's bins."""
+        """It is `until` now. What flowed since is worked out when somebody looks or replicas come and go."""
+        self.now = until
+
+    def _catch_up(self) -> None:
+        """Let it flow until now, in steps that end at the load's bins."""
         step = self.load.step_s
-        while self.now < until - 1e-9:
-            end = min(until, (math.floor(self.now / step + 1e-9) + 1) * step)
-            self._flow(end - self.now)
-            self.now = end
+        while self._flowed < self.now - 1e-9:
+            end = min(self.now, (math.floor(self._flowed / step + 1e-9) + 1) * step)
+            self._flow(end - self._flowed)
+            self._flowed = end
 
     def _shape(self) -> Shape:
         load = self.load
-        index = int(self.now / load.step_s + 1e-9)
+        index = int(self._flowed / load.step_s + 1e-9)
         over = index >= len(load.rate)
         at = min(index, len(load.rate) - 1)
         rate = 0.0 if over else load.rate[at]
@@ -176,7 +182,7 @@ class FluidFleet:
 
     def _flow(self, span: float) -> None:
         shape = self._shape()
-        self.tally.arrived += shape.rate * span
+        self.arrived += shape.rate * span
         if self._link is None:
             flow = self.flows[Role.COLOCATED]
             admitted, waited = self._generate(flow, shape, span, shape.rate, shape.computed)
@@ -218,7 +224,7 @@ class FluidFleet:
         count["completions"] += done
         count["generation"] += done
         count["steps"] += done
-        self.busy_s += done * each
+        self._busy_s += done * each
         return served, wait, busy
 
     def _count_prompts(
@@ -276,39 +282,20 @@ class FluidFleet:
         count["steps"] += busy * flow.open * span / step
         if self._link is not None:
             count["transfer_bytes"] += admitted * shape.prompt * self._link.bytes_per_token
-        self.busy_s += busy * flow.open * span
-        self.tally.finished += finished
-        self.tally.tokens += finished * shape.output
+        self._busy_s += busy * flow.open * span
+        self.finished += finished
+        self.tokens += finished * shape.output
 
-    def _delay(self, shape: Shape, busy: float) -> tuple[float, float]:
-        """Chance that a prompt waits for others, and for how long then, on average."""
+    def _judge(self, shape: Shape, span: float, wait: float, busy: float, step: float) -> None:
+        """Note what this span's arrivals meet; judged.py says how many of them meet their targets."""
         each = self.profile.prefill_token_seconds * shape.computed + self.profile.step_seconds
         flow = next(iter(self.flows.values()))
         engines = max(1, flow.open)
         # No queue of chance grows beyond what a random walk reaches within a step of the load; the fluid has the rest.
         queue = min(1 / (engines * (1 - busy)), math.sqrt(self.load.step_s / (each * engines)))
         if self._link is None:
-            return busy, each * (1 + queue)
-        return math.pow(busy, math.sqrt(2.0 * (engines + 1)) - 1.0), each * (0.5 + queue)
-
-    def _judge(self, shape: Shape, span: float, wait: float, busy: float, step: float) -> None:
-        """How many of this span's arrivals meet their targets."""
-        tally, slo, profile = self.tally, self._slo, self.profile
-        many = shape.rate * span
-        delayed, tail = self._delay(shape, busy)
-        first_ok = 0.0
-        for share, tokens, limit in shape.classes:
-            base = wait + profile.prefill_token_seconds * tokens
-            slack = limit - base
-            first_ok += share * (1 - delayed * math.exp(-slack / tail)) if slack > 0 else 0.0
-            tally.ttft.append((many * share * (1 - delayed), base))
-            tally.ttft.extend((many * share * delayed * weight, base + tail * times) for weight, times in TAIL_POINTS)
-        pace_ok = NORMAL.cdf(math.log(slo.tpot_s / step) / TPOT_SIGMA) if step > 0 else 0.0
-        tally.tpot.extend((many / 3, step * math.exp(TPOT_SIGMA * z)) for z in (-1.0, 0.0, 1.0))
-        tally.first_ok += many * first_ok
-        tally.pace_ok += many * pace_ok
-        good = many * first_ok * pace_ok
-        tally.good += good
-        minute = int(self.now // 60)
-        before = tally.minutes.get(minute, (0.0, 0.0))
-        tally.minutes[minute] = (before[0] + good, before[1] + many)
+            delayed, tail = busy, each * (1 + queue)
+        else:
+            delayed, tail = math.pow(busy, math.sqrt(2.0 * (engines + 1)) - 1.0), each * (0.5 + queue)
+        index = min(int(self._flowed / self.load.step_s + 1e-9), len(self.load.rate) - 1)
+        self.met.append((self._flowed, index, shape.rate * span, wait, delayed, tail, step))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 WORKLOAD_BIN_S = 5.0
 """Bins of a workload: about one request's stay in an engine, so that bursts of seconds are seen."""
-DEMAND_STEP_S = 15.0
-"""Longest step through per-bin demand."""
+DEMAND_STEP_S = 60.0
+"""Longest step through per-bin demand; looks and changes of replicas make shorter ones."""
 FINE_EDGES = (64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192)
 """Input sizes told apart in a workload, beside the targets' own classes."""
 INPUT_SIGMA = 1.0
@@ -117,7 +117,7 @@ def _of_demand(source: DemandSeries, slo: Slo) -> FluidLoad:
     )
 
 
-def _mean(amount: Floats, count: Floats) -> list[float]:
+def _mean(amount: NDArray[Any], count: Floats) -> list[float]:
     """Amount per request; where there is none, what was last seen, and before the first what is seen first."""
     present = count > 0
     if not present.any():
@@ -129,8 +129,10 @@ def _mean(amount: Floats, count: Floats) -> list[float]:
 
 
 def _log_normal_classes(mean: float, slo: Slo) -> tuple[tuple[float, float, float], ...]:
-    """Shares and conditional means of a log-normal's pieces: with mu = ln(mean) - sigma^2/2, the share below x is
-    Phi(z), z = (ln x - mu)/sigma, and the part of the mean below x is Phi(z - sigma).
+    """Shares and conditional means of a log-normal's pieces.
+
+    With mu = ln(mean) - sigma^2/2 and z = (ln x - mu)/sigma, the share below x is Phi(z), its part of the mean
+    Phi(z - sigma).
     """
     normal, sigma = NormalDist(), INPUT_SIGMA
     mu = math.log(max(mean, 1.0)) - sigma * sigma / 2

@@ -1,17 +1,15 @@
-"""What a metric source shows of a fluid: sums over a role, sampled at every look, split evenly over its engines."""
+"""What a metric source shows of a fluid: sums over a role, sampled at every look; no engine is told apart."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING
 
-from autoscaler.model import EngineObservation, Role, RoleKey, RoleObservation
+from autoscaler.model import Role, RoleKey, RoleObservation
 
 if TYPE_CHECKING:
     from autoscaler.simulator.fluid import Flow, FluidFleet
     from autoscaler.simulator.setup import Actuation
-
-PEAK_S = 60.0
 
 
 class FluidSenses:
@@ -24,17 +22,18 @@ class FluidSenses:
         self._actuation = actuation
         self._pool = pool
         self._past: dict[Role, deque[tuple[float, dict[str, float]]]] = {role: deque() for role in fleet.flows}
-        self._peaks: dict[Role, deque[tuple[float, float, float]]] = {role: deque() for role in fleet.flows}
         self._since: dict[int, float] = {}
+        self._watched = 0
 
     def look(self, now: float) -> None:
         """Notice when engines were first there."""
-        for number in self._fleet.numbers():
-            self._since.setdefault(number, now)
+        for number in range(self._watched, self._fleet.born):
+            self._since[number] = now
+        self._watched = self._fleet.born
 
     def role(self, key: RoleKey, at: float, counts: tuple[int, int]) -> RoleObservation:
         """A role's report: rates over the window between two looks of this source."""
-        flow = self._fleet.flows[key.role]
+        flow = self._fleet.flow(key.role)
         alive = self._fleet.alive(key.role)
         seen = [number for number in alive if number not in self.hidden]
         fresh = [number for number in seen if number not in self.unscraped]
@@ -72,7 +71,6 @@ class FluidSenses:
             preemption_rate=told.get("preemptions"),
             transfer_bytes=told.get("transfer_bytes"),
             transfer_busy=told.get("transfer_busy"),
-            engines=self._engines(flow, fresh, at, usage, capacity),
         )
 
     def _rates(self, flow: Flow, at: float) -> tuple[dict[str, float], float]:
@@ -86,28 +84,3 @@ class FluidSenses:
         if over <= 0:
             return {}, 0.0
         return {name: (value - before[name]) / over for name, value in flow.count.items()}, over
-
-    def _engines(
-        self, flow: Flow, fresh: list[int], at: float, usage: float, capacity: float
-    ) -> tuple[EngineObservation, ...]:
-        many = max(1, flow.open)
-        peaks = self._peaks[flow.role]
-        peaks.append((at, usage, flow.queue / many))
-        while peaks[0][0] < at - PEAK_S:
-            peaks.popleft()
-        kv_peak, waiting_peak = max(p[1] for p in peaks), max(p[2] for p in peaks)
-        waiting = flow.queue / many
-        tokens = waiting * self._fleet.computed if flow.role is not Role.DECODE else 0.0
-        return tuple(
-            EngineObservation(
-                f"{self._pool}-{flow.role}-{number:06d}",
-                flow.running / many,
-                waiting,
-                usage,
-                capacity,
-                kv_peak,
-                waiting_peak,
-                tokens,
-            )
-            for number in sorted(fresh)
-        )

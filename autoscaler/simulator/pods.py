@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from autoscaler.simulator.supply import Node, Supply, Timers
 
 DRAIN_LOOK_S = 1.0
-"""How often a draining replica is asked whether it is empty."""
+DRAIN_LOOK_SHARE = 0.1
+"""A draining replica is asked whether it is empty every second, or every tenth of the time it has drained."""
 PERMIT_S = 120.0
 """So long a policy's leave to preempt training stays good: the HPA follows its wish only seconds later."""
 
@@ -189,7 +190,8 @@ class Pods:
                 book.pods.append(Pod(role, now))
         if missing < 0:
             self._shrink(book, -missing, now)
-        self.place(now)
+        if missing:
+            self.place(now)
         self._note(role, now)
 
     def place(self, now: float) -> None:
@@ -292,7 +294,7 @@ class Pods:
         """Gone when empty, or when it has had its time."""
         late = now - pod.since >= self._setup.actuation.drain_limit_s
         if not (late or self._fleet.empty(pod.engine)):
-            self._later(pod, now + DRAIN_LOOK_S, self._drain)
+            self._later(pod, now + max(DRAIN_LOOK_S, DRAIN_LOOK_SHARE * (now - pod.since)), self._drain)
             return
         self._fleet.remove(pod.engine)
         asleep = self.books[pod.role].count(PodState.ASLEEP)
@@ -333,4 +335,8 @@ class Pods:
         book = self.books[role]
         if len(self.books) > 1:
             self._pairs.change([self._domains(book) for book in self.books.values()], now)
-        book.history.append((now, book.spec, book.existing, book.count(PodState.READY)))
+        entry = (now, book.spec, book.existing, book.count(PodState.READY))
+        if book.history and book.history[-1][0] == now:
+            book.history[-1] = entry
+        elif not book.history or book.history[-1][1:] != entry[1:]:
+            book.history.append(entry)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autoscaler.simulator.judged import judged
 from autoscaler.simulator.need import needed_replicas
 from autoscaler.simulator.requests import DemandSeries
 from autoscaler.simulator.result import Result
 from autoscaler.simulator.score import (
     BIN_S,
     Served,
-    bad_minutes,
     direction_changes,
     follows,
     over_ask,
     served,
     stepwise,
-    weighted_percentiles,
 )
 
 if TYPE_CHECKING:
@@ -47,20 +46,7 @@ def fluid_result(
     world: SimulatedWorld, fleet: FluidFleet, load: Workload | DemandSeries, policy: Policy, seed: int
 ) -> Result:
     """The score of a world whose requests flowed."""
-    tally = fleet.tally
-    total = max(tally.arrived, 1e-9)
-    score = Served(
-        requests=round(tally.arrived, 3),
-        finished=round(min(tally.finished, tally.arrived), 3),
-        attainment=tally.good / total,
-        ttft_ok=tally.first_ok / total,
-        tpot_ok=tally.pace_ok / total,
-        goodput=tally.good / world.horizon if world.horizon > 0 else 0.0,
-        ttft=weighted_percentiles(tally.ttft),
-        tpot=weighted_percentiles(tally.tpot),
-        tokens=tally.tokens,
-        recovery_s=bad_minutes([tally.minutes[minute] for minute in sorted(tally.minutes)], world.setup.slo.attainment),
-    )
+    score = judged(fleet, world.setup.slo, world.horizon)
     more = {"shed": 0.0, "refused": 0.0, "preemptions": 0.0}
     return _result(world, score, load, policy, {"seed": seed, "fidelity": "fluid", **more})
 
@@ -68,7 +54,7 @@ def fluid_result(
 def config_of(world: SimulatedWorld, policy: Policy, load: Workload | DemandSeries) -> dict[str, Any]:
     """Everything a result depends on, as plain values."""
     made: Any = policy
-    knobs = asdict(made) if is_dataclass(made) else {}
+    knobs = {one.name: getattr(policy, one.name) for one in fields(made)} if is_dataclass(made) else {}
     staged = world.stage
     return {
         "setup": asdict(world.setup),

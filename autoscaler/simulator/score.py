@@ -125,9 +125,8 @@ def bad_minutes(minutes: Sequence[tuple[float, float]], attainment: float) -> fl
     return longest * RECOVERY_S
 
 
-def weighted_percentiles(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """Median, 90th and 99th percentile of (weight, value) points, those that are not finite left out."""
-    weights, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
+def weighted_percentiles(weights: Floats, values: Floats) -> tuple[float, float, float]:
+    """Median, 90th and 99th percentile of weighted values, those that are not finite left out."""
     known = np.isfinite(values) & (weights > 0)
     if not known.any():
         return float("nan"), float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""How long a replica takes from having its GPUs to serving: a sum of log-normal steps, or one log-normal in their place.
+"""How long a replica takes from having its GPUs to serving: a sum of log-normal steps, or a single log-normal.
 
     T = schedule + [image] + runtime + weights + compile + capture + register
 
@@ -28,7 +28,7 @@ PEERS = "rdma-unknown"
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """Who loads weights at the moment of asking: on the same node, in the whole pool; and who serves and can be read."""
+    """Who loads weights at the moment of asking, on the same node and in all; who serves and can be read."""
 
     on_node: int
     everywhere: int

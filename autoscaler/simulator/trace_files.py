@@ -44,6 +44,8 @@ class BadTrace(TidegateError):  # noqa: N818 - named as it is said
         value: what stands there, as text.
     """
 
+    exit_code = 2
+
     def __init__(
         self,
         path: Path,

@@ -81,7 +81,7 @@ class SimulatedWorld:
         asked: by role, the wishes published: (s, replicas). pods, supply: what came of them. busy_s: engine time spent.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a world is put together from, by name
         self,
         setup: Setup,
         staged: Stage,

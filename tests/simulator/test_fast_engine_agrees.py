@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from autoscaler.simulator.engine import Engine
 from autoscaler.simulator.engine_types import EngineProfile, EngineRequest, EngineRole, EventKind
-from autoscaler.simulator.fast_engine import FastEngine, Job
+from autoscaler.simulator.fast_engine import FastEngine
+from autoscaler.simulator.job import Job
 from autoscaler.simulator.ledger import Ledger
 
 PROFILES = st.builds(
@@ -118,9 +119,7 @@ def test_a_prefill_engine_that_nobody_empties_agrees_too(
     _, finish, slow = by_steps(profile, EngineRole.PREFILL, requests)
     ledger = Ledger(len(requests))
     fast = FastEngine(profile, EngineRole.PREFILL, ledger)
-    jobs = [
-        (at, number, Job(number, p, 1, min(cached, p - 1))) for number, (at, p, _, cached) in enumerate(requests)
-    ]
+    jobs = [(at, number, Job(number, p, 1, min(cached, p - 1))) for number, (at, p, _, cached) in enumerate(requests)]
     ended: dict[int, float] = {}
     heapq.heapify(jobs)
     while jobs or fast.end < math.inf:

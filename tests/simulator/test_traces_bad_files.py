@@ -111,7 +111,7 @@ def workload(path: Path | str, kind: str) -> Workload:
         ),
         (
             "mooncake",
-            '{"timestamp": 9, "input_length": 5, "output_length": 1}\n{"timestamp": 8, "input_length": 5, "output_length": 1}',
+            "".join(f'{{"timestamp": {at}, "input_length": 5, "output_length": 1}}\n' for at in (9, 8)),
             2,
             2,
             "timestamp",
@@ -176,8 +176,10 @@ def test_a_bad_cell_is_named(
         ("mooncake", '{"timestamp": 0, "input_length": 600, "output_length": 1, "hash_ids": [1, "x"]}', "not a list"),
         (
             "mooncake",
-            '{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1]}\n'
-            '{"timestamp": 0, "input_length": 5, "output_length": 1}\n',
+            "".join(
+                f'{{"timestamp": 0, "input_length": 5, "output_length": 1{more}}}\n'
+                for more in (', "hash_ids": [1]', "")
+            ),
             "row 2 (line 2), column hash_ids: is missing here",
         ),
     ],
