@@ -45,8 +45,6 @@ LATEST = 1e11
 """Unix seconds of the year 5138; beyond it somebody gave milliseconds."""
 EXIT_FOUND = 1
 """`check` found something, or `once` could not decide."""
-EXIT_BAD = 2
-"""Bad configuration or arguments; nothing was started."""
 
 ConfigOption = Annotated[
     Path | None,
