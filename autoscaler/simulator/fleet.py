@@ -186,37 +186,33 @@ class Fleet:
         return len({job.number for job in waiting})
 
     def advance(self, until: float) -> None:
-        """Play everything up to and including time `until` (seconds since the start)."""
+        """Play everything up to and including time `until` (seconds since the start; infinite: until all is done)."""
         heap, moving, replicas = self._heap, self._moving, self._replicas
         arrivals, count = self._arrivals, len(self._arrivals)
         upcoming = arrivals[self._next] if self._next < count else _NEVER
         while True:
             end = heap[0][0] if heap else _NEVER
             arrived = moving[0][0] if moving else _NEVER
-            if upcoming <= end and upcoming <= arrived:
-                if upcoming > until:
-                    break
+            nearest = min(upcoming, end, arrived)
+            if nearest > until or nearest == _NEVER:
+                break
+            if upcoming == nearest:
                 self.now = upcoming
                 self._arrive(self._next)
                 self._next += 1
                 upcoming = arrivals[self._next] if self._next < count else _NEVER
-            elif arrived <= end:
-                if arrived > until:
-                    break
+            elif arrived == nearest:
                 self.now, _, number, job = heapq.heappop(moving)
                 self._arrived(number, job)
             else:
-                if end > until:
-                    break
-                number = heap[0][1]
-                replica = replicas.get(number)
+                replica = replicas.get(heap[0][1])
                 # An engine whose segment was cut short, or that is gone, leaves its old end behind.
                 if replica is None or replica.engine.end != end:
                     heapq.heappop(heap)
                     continue
                 self.now = end
                 self._step(replica)
-        self.now = until
+        self.now = until if until < _NEVER else self.now
 
     def _step(self, replica: Replica) -> None:
         """The segment at the head of the heap ends now."""
