@@ -16,9 +16,7 @@ from autoscaler.simulator.setup import Routing
 
 # 31 usable blocks of 16: requests of up to 496 tokens fit, and a handful of them preempt one another.
 SMALL = EngineProfile(0.01, 1e-4, 1e-4, 1e-6, 512, 8, 128)
-REQUESTS = st.lists(
-    st.tuples(st.integers(0, 3000), st.integers(1, 560), st.integers(1, 60)), min_size=1, max_size=40
-)
+REQUESTS = st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 560), st.integers(1, 60)), min_size=1, max_size=40)
 CHANGES = st.lists(
     st.tuples(st.integers(0, 5000), st.sampled_from(["add", "close", "remove"]), st.booleans()), max_size=8
 )
@@ -67,8 +65,8 @@ def test_every_request_is_finished_refused_shed_waiting_or_lost_with_its_engine(
     changes: list[tuple[int, str, bool]],
     routing: Routing,
     limit: int | None,
-    blocks: bool,  # noqa: FBT001 - drawn by hypothesis
-    disaggregated: bool,  # noqa: FBT001 - likewise
+    blocks: bool,
+    disaggregated: bool,
 ) -> None:
     load = workload(requests, blocks=blocks)
     link = Link(1e6, 100.0) if disaggregated else None
@@ -96,9 +94,7 @@ def test_every_request_is_finished_refused_shed_waiting_or_lost_with_its_engine(
 
 @settings(max_examples=50, deadline=None)
 @given(requests=REQUESTS, cuts=st.lists(st.integers(0, 8000), max_size=6))
-def test_how_time_is_cut_into_calls_makes_no_difference(
-    requests: list[tuple[int, int, int]], cuts: list[int]
-) -> None:
+def test_how_time_is_cut_into_calls_makes_no_difference(requests: list[tuple[int, int, int]], cuts: list[int]) -> None:
     load = workload(requests, blocks=False)
 
     def outcome(stops: list[int]) -> tuple[bytes, bytes]:
