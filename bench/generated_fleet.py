@@ -14,6 +14,7 @@ import math
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -187,7 +188,8 @@ def serve(fleet: Fleet) -> None:
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # Prometheus may end in the middle of a scrape
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """A line per scrape says nothing."""

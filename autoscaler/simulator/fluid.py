@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from autoscaler.simulator.fluid_load import FluidLoad
     from autoscaler.simulator.setup import Slo
 
+SHARED = 0.2
+"""Of the prompts that wait for others, so many (net) share a step with one, and see it take as long as both: 0.2 makes
+the time engines report as prefill agree with that of requests played one by one."""
 KV_FULL = 0.97
 """Share of KV that running requests fill before the queue stops: whole blocks and the last prompt do not fit."""
 
@@ -218,12 +221,14 @@ class FluidFleet:
         flow.running = served * each
         flow.step_s = each
         count = flow.count
-        # Prompts that share a step share its fixed cost; the fewer wait, the less they share.
-        alone = profile.prefill_token_seconds * shape.computed + profile.step_seconds
-        self._count_prompts(count, shape, done, alone, (alone + min(wait, 1e6)) * done)
+        chunks = 1.0 + sum(share * (tokens // profile.max_batched_tokens) for share, tokens, _ in shape.classes)
+        alone = profile.prefill_token_seconds * shape.computed + profile.step_seconds * chunks
+        delayed = math.pow(busy, math.sqrt(2.0 * (max(1, flow.open) + 1)) - 1.0)
+        spent = alone * (1 + SHARED * delayed)
+        self._count_prompts(count, shape, done, spent, (spent + min(wait, 1e6)) * done)
         count["completions"] += done
         count["generation"] += done
-        count["steps"] += done
+        count["steps"] += done * chunks
         self._busy_s += done * each
         return served, wait, busy
 

@@ -98,7 +98,8 @@ def shaved(engines: Floats, requests: Floats, may_miss: float, minimum: int, max
     order = np.argsort(top, kind="stable")
     order = order[(counts[order] > minimum) & (requests[order] > 0)]
     spent = np.cumsum(top[order])
-    dropped = order[spent <= may_miss]
+    # Rounding must not keep a request that may just be missed.
+    dropped = order[spent <= may_miss + 1e-9 * float(requests.sum())]
     left = may_miss - (float(spent[len(dropped) - 1]) if len(dropped) else 0.0)
     counts[dropped] -= 1
     cheapest = float(whole[requests > 0].min()) if (requests > 0).any() else 0.0
