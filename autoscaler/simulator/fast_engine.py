@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from autoscaler.simulator.engine_types import EngineRole
 from autoscaler.simulator.job import PrefixCache
+from autoscaler.simulator.kv_blocks import KvBlocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,16 +79,15 @@ class FastEngine:
             profile.sequence_seconds,
             profile.resident_token_seconds,
         )
-        self._budget, self._most, self._block = profile.max_batched_tokens, profile.max_running, profile.block_size
-        self._usable = profile.usable_blocks
+        self._budget, self._most = profile.max_batched_tokens, profile.max_running
+        self._kv = KvBlocks(profile.usable_blocks, profile.block_size)
         self.waiting: deque[Job] = deque()
         self._fetched: deque[Job] = deque()
         self._running: dict[int, Job] = {}
         self._prefill: dict[int, Job] = {}
         self._ends: list[int] = []
-        self._growth = [0] * profile.block_size
         self._chunks: list[tuple[Job, int]] = []
-        self._decoding = self._resident = self._k = self.used = 0
+        self._decoding = self._resident = self._k = 0
         self._begun = self._a1 = self._q = 0.0
         self._factor = 1.0
         self.end = _NEVER
@@ -99,6 +99,11 @@ class FastEngine:
         self.itl_tokens = self.preemptions = self.prompt_tokens = 0
 
     @property
+    def used(self) -> int:
+        """KV blocks taken, as of the last segment that ended."""
+        return self._kv.used
+
+    @property
     def running(self) -> int:
         """Requests in the batch."""
         return len(self._running)
@@ -106,12 +111,12 @@ class FastEngine:
     @property
     def kv_usage(self) -> float:
         """Used share of KV blocks, 0..1, as of the last segment that ended."""
-        return self.used / self._usable
+        return self._kv.used / self._kv.usable
 
     def fits(self, prompt: int, outputs: int) -> bool:
         """Whether the empty engine could ever finish such a request."""
         made = 1 if self._role is EngineRole.PREFILL else outputs
-        return self.profile.blocks(prompt + made - 1) <= self._usable
+        return self.profile.blocks(prompt + made - 1) <= self._kv.usable
 
     def hits(self, blocks: Sequence[int]) -> int:
         """How many of the leading prefix blocks its cache holds."""
@@ -133,12 +138,12 @@ class FastEngine:
 
     def release(self, job: Job, now: float) -> bool:
         """Prefill role: free a finished prompt's KV, now that it is fetched; True when `end` changed."""
-        self.used -= self.profile.blocks(job.stored)
+        self._kv.give(job.stored)
         return bool(self.waiting) and self._noticed(now, blocked=False)
 
     def abandon(self, job: Job, now: float) -> bool:
         """Decode role: this job's KV will never come; True when `end` changed."""
-        self.used -= self.profile.blocks(job.stored)
+        self._kv.give(job.stored)
         self.load -= 1
         return bool(self.waiting) and self._noticed(now, blocked=False)
 
@@ -181,23 +186,12 @@ class FastEngine:
             self.itl_busy += decoding * seconds
             self._resident += made
             if k > 1:
-                self.used += self._grown(self.steps - k + 2, k - 1)
+                self._kv.used += self._kv.grown(self.steps - k + 2, k - 1, decoding)
             self._end_decoding(now)
         if self._chunks:
             self._end_chunks(now)
         self._plan(now)
         return self.end
-
-    def _grown(self, step: int, count: int) -> int:
-        """KV blocks that decoding sequences enter in `count` steps from number `step` on."""
-        cycles, rest = divmod(count, self._block)
-        grown = cycles * self._decoding
-        if rest:
-            low = step % self._block
-            grown += sum(self._growth[low : low + rest])
-            if low + rest > self._block:
-                grown += sum(self._growth[: low + rest - self._block])
-        return grown
 
     def _end_decoding(self, now: float) -> None:
         ends, steps, running = self._ends, self.steps, self._running
@@ -210,7 +204,7 @@ class FastEngine:
 
     def _leave_decoding(self, job: Job) -> int:
         grown = self.steps - job.join
-        self._growth[(job.join + 1 - job.stored) % self._block] -= 1
+        self._kv.leave(job.join + 1, job.stored)
         job.stored += grown
         job.join = -1
         self._decoding -= 1
@@ -239,7 +233,7 @@ class FastEngine:
             if self._tells_first:
                 self._ledger.first[job.number] = now
             if job.blocks:
-                self._prefix.keep(job, (self._usable - self.used) * self._block)
+                self._prefix.keep(job, (self._kv.usable - self._kv.used) * self._kv.size)
         else:
             self.itl_busy += now - job.last
             self.itl_tokens += 1
@@ -252,7 +246,7 @@ class FastEngine:
         job.join = self.steps
         job.finish = self.steps + left
         heapq.heappush(self._ends, job.finish << _SHIFT | job.number)
-        self._growth[(self.steps + 1 - job.stored) % self._block] += 1
+        self._kv.join(self.steps + 1, job.stored)
         self._decoding += 1
         self._resident += job.stored
 
@@ -265,7 +259,7 @@ class FastEngine:
         if self._role is EngineRole.PREFILL:
             self.done.append(job)
             return
-        self.used -= -(-job.stored // self._block)
+        self._kv.give(job.stored)
         self._ledger.finish[job.number] = now
         self._ledger.engine[job.number] = self.number
 
@@ -273,11 +267,11 @@ class FastEngine:
         """Schedule what starts now: a mixed step, a span of decode steps, or nothing."""
         held_back = False
         if self._decoding:
-            slot = (self.steps + 1) % self._block
-            while self.used + self._growth[slot] > self._usable:
+            kv = self._kv
+            while kv.used + kv.entered(self.steps + 1) > kv.usable:
                 self._preempt(next(reversed(self._running.values())), now)
                 held_back = True
-            self.used += self._growth[slot]
+            kv.used += kv.entered(self.steps + 1)
         if self.waiting or self._prefill or self._fetched:
             self._schedule(now, held_back=held_back)
         decoding, chunks = self._decoding, self._chunks
@@ -314,19 +308,7 @@ class FastEngine:
             if job is not None and job.join >= 0 and job.finish == finish:
                 break
             heapq.heappop(ends)
-        steps = finish - self.steps
-        free = self._usable - self.used
-        # The first step's blocks are taken; in each further round of `block` steps every sequence enters one block.
-        if self._decoding * ((steps - 2) // self._block + 1) <= free or steps == 1:
-            return steps
-        count = min(steps, 1 + free // self._decoding * self._block)
-        free -= self._grown(self.steps + 2, count - 1)
-        while count < steps:
-            free -= self._growth[(self.steps + count + 1) % self._block]
-            if free < 0:
-                break
-            count += 1
-        return count
+        return self._kv.lasts(self.steps + 1, finish - self.steps, self._decoding)
 
     def _schedule(self, now: float, *, held_back: bool) -> None:
         """Give out the step's token budget: unfinished prompts first, then fetched ones, then the queue."""
@@ -343,10 +325,8 @@ class FastEngine:
         while not held_back and budget > 0 and self.waiting and len(self._running) < self._most:
             job = self.waiting[0]
             tokens = job.prompt + job.generated
-            blocks = -(-tokens // self._block)
-            if self.used + blocks > self._usable:
+            if not self._kv.take(tokens):
                 break
-            self.used += blocks
             job.stored = tokens
             self.waiting.popleft()
             if self._role is EngineRole.DECODE and job.scheduled is None:
@@ -382,7 +362,7 @@ class FastEngine:
                 # What was computed is lost: all of it waits again, the cached part too.
                 self.backlog += job.prompt - job.remaining
             del self._prefill[job.number]
-        self.used -= -(-job.stored // self._block)
+        self._kv.give(job.stored)
         del self._running[job.number]
         self.preemptions += 1
         self._ledger.preempted[job.number] += 1
@@ -396,7 +376,12 @@ class FastEngine:
         if steps <= 0:
             return 0, 0.0, 0, 0
         seconds = self._factor * (steps * self._a1 + self._q * (steps * (steps - 1) // 2))
-        return self._decoding * steps, self._decoding * seconds, steps, self._grown(self.steps + 2, steps)
+        return (
+            self._decoding * steps,
+            self._decoding * seconds,
+            steps,
+            self._kv.grown(self.steps + 2, steps, self._decoding),
+        )
 
     def unfinished(self) -> list[Job]:
         """Every job handed in and not finished, in no particular order; those under transfer are the owner's."""

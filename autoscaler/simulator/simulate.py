@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from autoscaler.errors import BadSettings, CannotSee
-from autoscaler.model import Decision, Observation, RoleObservation
+from autoscaler.errors import BadSettings
+from autoscaler.loop import run_with
+from autoscaler.model import Decision, Observation
 from autoscaler.simulator.fleet import Fleet, Gateway, Link
 from autoscaler.simulator.fluid import FluidFleet
 from autoscaler.simulator.fluid_load import fluid_load
@@ -113,18 +114,13 @@ def fluid_world(
 
 def run_policy(world: World, policy: Policy, scene: Scene, record: Record | None = None) -> Any:
     """The loop, for any policy: look, decide, record, enact until the world ends; returns what is then remembered."""
-    memory = policy.start(scene)
-    for now in world.ticks():
-        try:
-            seen = world.observe(now)
-        except CannotSee as error:
-            blind = tuple(RoleObservation(rule.key) for rule in scene.roles)
-            seen = Observation(now, blind, failure=str(error))
-        decision, memory = policy.decide(seen, memory, scene)
+
+    def note(seen: Observation, decision: Decision, _memory: Any) -> None:
         if record is not None:
             record(seen, decision)
-        world.enact(decision)
-    return memory
+
+    keys = [rule.key for rule in scene.roles]
+    return run_with(world, lambda seen, memory: policy.decide(seen, memory, scene), keys, policy.start(scene), note)
 
 
 def _link(setup: Setup, staged: Stage) -> Link | None:
