@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from autoscaler.policies.registry import make
 from autoscaler.simulator.requests import DemandSeries, Workload
 from autoscaler.simulator.setup import Layout, Setup
 from autoscaler.simulator.simulate import simulate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 HOUR_S = 3600.0
 WEEK_MINUTES = 7 * 24 * 60
@@ -36,8 +40,10 @@ def hour(requests: int) -> Workload:
 def week(number: int) -> DemandSeries:
     """A week of minutes with a daily wave."""
     random = np.random.default_rng(number)
-    at = np.arange(WEEK_MINUTES) * 60.0
-    rate = 60.0 * (1 + 0.6 * np.sin(2 * np.pi * at / 86_400)) * random.lognormal(0.0, 0.1, len(at)) * 60
+    at = np.arange(WEEK_MINUTES, dtype=np.float64) * 60.0
+    rate: NDArray[np.float64] = (
+        60.0 * (1 + 0.6 * np.sin(2 * np.pi * at / 86_400)) * random.lognormal(0.0, 0.1, len(at)) * 60
+    )
     return DemandSeries(f"week {number}", at, 60.0, rate, rate * 1155, rate * 211)
 
 

@@ -13,7 +13,6 @@ log-normal, and that of k independent steps together has 1/sqrt(k) of its width.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from autoscaler.simulator.engine_types import EngineRole
 from autoscaler.simulator.job import PrefixCache
 from autoscaler.simulator.kv_blocks import KvBlocks
+from autoscaler.simulator.spans import Finishes, span_seconds, steps_to_pass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from autoscaler.simulator.job import Job
     from autoscaler.simulator.ledger import Ledger
 
-_SHIFT: Final = 32
-_MASK: Final = (1 << _SHIFT) - 1
 _NEVER: Final = math.inf
 
 
@@ -39,7 +37,7 @@ class FastEngine:
 
     Attributes:
         end: when the present segment (one mixed step, or a span of decode steps) ends; infinite when idle.
-        load: requests in it, not finished. backlog: uncached prompt tokens not yet computed.
+        kv: its blocks. load: requests in it, not finished. backlog: uncached prompt tokens not yet computed.
         done: finished jobs the owner has not collected (prefill role: their KV is kept until `release`).
         fetch: decode role: jobs whose KV blocks are taken and whose transfer is to be started by the owner.
         Others: cumulative counts behind vLLM's metric families; times in seconds.
@@ -55,16 +53,11 @@ class FastEngine:
         prefix_block: int = 0,
         tells_first: bool = True,
     ) -> None:
-        """An idle engine.
+        """An idle engine, called `number` in the ledger, where it writes what becomes of requests.
 
-        Args:
-            profile: how fast it is and how much it holds.
-            role: what it does with a request.
-            ledger: where it writes what became of each.
-            number: its name in there.
-            noise: standard normal deviates, and the standard deviation of the logarithm of a step's duration.
-            prefix_block: tokens per prefix block; 0 where jobs say themselves what is cached.
-            tells_first: whether its first token is the one the client sees.
+        `noise`: standard normal deviates, and the standard deviation of the logarithm of a step's duration;
+        `prefix_block`: tokens per prefix block, 0 where jobs say themselves what is cached; `tells_first`: whether its
+        first token is the one the client sees.
         """
         self.profile = profile
         self.number = number
@@ -73,19 +66,13 @@ class FastEngine:
         self._noise = noise
         self._tells_first = tells_first and role is not EngineRole.PREFILL
         self._prefix = PrefixCache(prefix_block)
-        self._coefficients = (
-            profile.step_seconds,
-            profile.prefill_token_seconds,
-            profile.sequence_seconds,
-            profile.resident_token_seconds,
-        )
         self._budget, self._most = profile.max_batched_tokens, profile.max_running
-        self._kv = KvBlocks(profile.usable_blocks, profile.block_size)
+        self.kv = KvBlocks(profile.usable_blocks, profile.block_size)
         self.waiting: deque[Job] = deque()
         self._fetched: deque[Job] = deque()
         self._running: dict[int, Job] = {}
         self._prefill: dict[int, Job] = {}
-        self._ends: list[int] = []
+        self._finishes = Finishes(self._running)
         self._chunks: list[tuple[Job, int]] = []
         self._decoding = self._resident = self._k = 0
         self._begun = self._a1 = self._q = 0.0
@@ -99,11 +86,6 @@ class FastEngine:
         self.itl_tokens = self.preemptions = self.prompt_tokens = 0
 
     @property
-    def used(self) -> int:
-        """KV blocks taken, as of the last segment that ended."""
-        return self._kv.used
-
-    @property
     def running(self) -> int:
         """Requests in the batch."""
         return len(self._running)
@@ -111,12 +93,12 @@ class FastEngine:
     @property
     def kv_usage(self) -> float:
         """Used share of KV blocks, 0..1, as of the last segment that ended."""
-        return self._kv.used / self._kv.usable
+        return self.kv.used / self.kv.usable
 
     def fits(self, prompt: int, outputs: int) -> bool:
         """Whether the empty engine could ever finish such a request."""
         made = 1 if self._role is EngineRole.PREFILL else outputs
-        return self.profile.blocks(prompt + made - 1) <= self._kv.usable
+        return self.profile.blocks(prompt + made - 1) <= self.kv.usable
 
     def hits(self, blocks: Sequence[int]) -> int:
         """How many of the leading prefix blocks its cache holds."""
@@ -138,12 +120,12 @@ class FastEngine:
 
     def release(self, job: Job, now: float) -> bool:
         """Prefill role: free a finished prompt's KV, now that it is fetched; True when `end` changed."""
-        self._kv.give(job.stored)
+        self.kv.give(job.stored)
         return bool(self.waiting) and self._noticed(now, blocked=False)
 
     def abandon(self, job: Job, now: float) -> bool:
         """Decode role: this job's KV will never come; True when `end` changed."""
-        self._kv.give(job.stored)
+        self.kv.give(job.stored)
         self.load -= 1
         return bool(self.waiting) and self._noticed(now, blocked=False)
 
@@ -155,23 +137,12 @@ class FastEngine:
             return True
         if self._k == 1 or blocked or len(self._running) >= self._most:
             return False
-        steps = self._steps_by(now)
+        steps = steps_to_pass((now - self._begun) / self._factor, self._a1, self._q)
         if steps >= self._k:
             return False
         self._k = steps
-        self.end = self._begun + self._factor * (steps * self._a1 + self._q * (steps * (steps - 1) // 2))
+        self.end = self._begun + self._factor * span_seconds(steps, self._a1, self._q)
         return True
-
-    def _steps_by(self, now: float) -> int:
-        """Fewest steps, at least 1, of the span under way whose end is not before `now`."""
-        left = (now - self._begun) / self._factor
-        if left <= self._a1:
-            return 1
-        slope = self._a1 - self._q / 2
-        steps = max(1, int(2 * left / (slope + math.sqrt(slope * slope + 2 * self._q * left))))
-        while steps * self._a1 + self._q * (steps * (steps - 1) // 2) < left:
-            steps += 1
-        return steps
 
     def step(self) -> float:
         """Complete the segment that ends at `end`, plan the next one, and return when that ends."""
@@ -186,7 +157,7 @@ class FastEngine:
             self.itl_busy += decoding * seconds
             self._resident += made
             if k > 1:
-                self._kv.used += self._kv.grown(self.steps - k + 2, k - 1, decoding)
+                self.kv.used += self.kv.grown(self.steps - k + 2, k - 1, decoding)
             self._end_decoding(now)
         if self._chunks:
             self._end_chunks(now)
@@ -194,17 +165,13 @@ class FastEngine:
         return self.end
 
     def _end_decoding(self, now: float) -> None:
-        ends, steps, running = self._ends, self.steps, self._running
-        while ends and ends[0] >> _SHIFT <= steps:
-            job = running.get(heapq.heappop(ends) & _MASK)
-            # A preempted sequence leaves its old end behind; it counts only while it is still the sequence's own.
-            if job is not None and job.finish == steps and job.join >= 0:
-                job.generated += self._leave_decoding(job)
-                self._finish(job, now)
+        while (job := self._finishes.due(self.steps)) is not None:
+            job.generated += self._leave_decoding(job)
+            self._finish(job, now)
 
     def _leave_decoding(self, job: Job) -> int:
         grown = self.steps - job.join
-        self._kv.leave(job.join + 1, job.stored)
+        self.kv.leave(job.join + 1, job.stored)
         job.stored += grown
         job.join = -1
         self._decoding -= 1
@@ -233,7 +200,7 @@ class FastEngine:
             if self._tells_first:
                 self._ledger.first[job.number] = now
             if job.blocks:
-                self._prefix.keep(job, (self._kv.usable - self._kv.used) * self._kv.size)
+                self._prefix.keep(job, (self.kv.usable - self.kv.used) * self.kv.size)
         else:
             self.itl_busy += now - job.last
             self.itl_tokens += 1
@@ -245,8 +212,8 @@ class FastEngine:
             return
         job.join = self.steps
         job.finish = self.steps + left
-        heapq.heappush(self._ends, job.finish << _SHIFT | job.number)
-        self._kv.join(self.steps + 1, job.stored)
+        self._finishes.add(job)
+        self.kv.join(self.steps + 1, job.stored)
         self._decoding += 1
         self._resident += job.stored
 
@@ -259,7 +226,7 @@ class FastEngine:
         if self._role is EngineRole.PREFILL:
             self.done.append(job)
             return
-        self._kv.give(job.stored)
+        self.kv.give(job.stored)
         self._ledger.finish[job.number] = now
         self._ledger.engine[job.number] = self.number
 
@@ -267,7 +234,7 @@ class FastEngine:
         """Schedule what starts now: a mixed step, a span of decode steps, or nothing."""
         held_back = False
         if self._decoding:
-            kv = self._kv
+            kv = self.kv
             while kv.used + kv.entered(self.steps + 1) > kv.usable:
                 self._preempt(next(reversed(self._running.values())), now)
                 held_back = True
@@ -278,7 +245,9 @@ class FastEngine:
         if not decoding and not chunks:
             self.end = _NEVER
             return
-        a, b, c, d = self._coefficients
+        cost = self.profile
+        a, b = cost.step_seconds, cost.prefill_token_seconds
+        c, d = cost.sequence_seconds, cost.resident_token_seconds
         self._begun = now
         if chunks:
             tokens = stored = 0
@@ -290,25 +259,15 @@ class FastEngine:
         else:
             self._a1 = seconds = a + c * decoding + d * self._resident
             self._q = d * decoding
-            self._k = k = 1 if held_back else self._span()
-            seconds = k * seconds + self._q * (k * (k - 1) // 2)
+            steps = 1 if held_back else self._finishes.soonest() - self.steps
+            self._k = k = self.kv.lasts(self.steps + 1, steps, decoding)
+            seconds = span_seconds(k, seconds, self._q)
         if self._noise is not None:
             deviates, width = self._noise
             spread = width / math.sqrt(self._k)
             self._factor = math.exp(next(deviates) * spread - spread * spread / 2)
             seconds *= self._factor
         self.end = now + seconds
-
-    def _span(self) -> int:
-        """Steps until the next finish, or until KV is exhausted."""
-        ends, running = self._ends, self._running
-        while True:
-            finish = ends[0] >> _SHIFT
-            job = running.get(ends[0] & _MASK)
-            if job is not None and job.join >= 0 and job.finish == finish:
-                break
-            heapq.heappop(ends)
-        return self._kv.lasts(self.steps + 1, finish - self.steps, self._decoding)
 
     def _schedule(self, now: float, *, held_back: bool) -> None:
         """Give out the step's token budget: unfinished prompts first, then fetched ones, then the queue."""
@@ -325,7 +284,7 @@ class FastEngine:
         while not held_back and budget > 0 and self.waiting and len(self._running) < self._most:
             job = self.waiting[0]
             tokens = job.prompt + job.generated
-            if not self._kv.take(tokens):
+            if not self.kv.take(tokens):
                 break
             job.stored = tokens
             self.waiting.popleft()
@@ -362,7 +321,7 @@ class FastEngine:
                 # What was computed is lost: all of it waits again, the cached part too.
                 self.backlog += job.prompt - job.remaining
             del self._prefill[job.number]
-        self._kv.give(job.stored)
+        self.kv.give(job.stored)
         del self._running[job.number]
         self.preemptions += 1
         self._ledger.preempted[job.number] += 1
@@ -370,17 +329,17 @@ class FastEngine:
 
     def so_far(self, now: float) -> tuple[int, float, int, int]:
         """Inside a span at `now`: (decode tokens made, their request-seconds, steps ended, KV blocks entered)."""
-        if self.end == _NEVER or now <= self._begun or not self._decoding:
-            return 0, 0.0, 0, 0
-        steps = min(self._k, self._steps_by(now)) - 1
+        inside = self.end < _NEVER and now > self._begun and self._decoding > 0
+        steps = steps_to_pass((now - self._begun) / self._factor, self._a1, self._q) - 1 if inside else 0
+        steps = min(self._k - 1, steps)
         if steps <= 0:
             return 0, 0.0, 0, 0
-        seconds = self._factor * (steps * self._a1 + self._q * (steps * (steps - 1) // 2))
+        seconds = self._factor * span_seconds(steps, self._a1, self._q)
         return (
             self._decoding * steps,
             self._decoding * seconds,
             steps,
-            self._kv.grown(self.steps + 2, steps, self._decoding),
+            self.kv.grown(self.steps + 2, steps, self._decoding),
         )
 
     def unfinished(self) -> list[Job]:

@@ -58,7 +58,7 @@ def taken(replica: Replica, at: float) -> Sample:
         at,
         engine.running,
         len(engine.waiting) + len(replica.fetching),
-        min(1.0, (engine.used + blocks) / engine.profile.usable_blocks),
+        min(1.0, (engine.kv.used + blocks) / engine.profile.usable_blocks),
         engine.backlog,
         engine.prompt_tokens,
         engine.computed,

@@ -106,7 +106,7 @@ def test_both_engines_make_the_same_tokens_at_the_same_moments(
     assert fast.prefill_busy == pytest.approx(counters.prefill_time.total)
     assert fast.prompt_tokens == counters.prompt_tokens
     assert fast.computed == counters.prompt_computed_tokens
-    assert fast.used == 0
+    assert fast.kv.used == 0
     assert fast.load == 0
     assert fast.backlog == 0
 
@@ -132,4 +132,4 @@ def test_a_prefill_engine_that_nobody_empties_agrees_too(
         ended |= {job.number: now for job in fast.done}
         fast.done.clear()
     assert ended == pytest.approx(finish, rel=1e-9)
-    assert fast.used == slow.gauges().kv_blocks
+    assert fast.kv.used == slow.gauges().kv_blocks

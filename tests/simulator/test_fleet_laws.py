@@ -88,7 +88,7 @@ def test_every_request_is_finished_refused_shed_waiting_or_lost_with_its_engine(
         engine = replica.engine
         kept = sum(engine.profile.blocks(job.stored) for job in replica.kept.values())
         if engine.load == 0 and not replica.fetching:
-            assert engine.used == kept
+            assert engine.kv.used == kept
             assert engine.backlog == 0
 
 
