@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path  # noqa: TC003 - typer reads the annotations at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +15,8 @@ from rich.table import Table
 from autoscaler.errors import BadSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from autoscaler.scoreboard import Job, Row, TraceSpec
     from autoscaler.simulator.result import Result
     from autoscaler.simulator.setup import Setup
@@ -42,6 +44,7 @@ InputOption = Annotated[
 OutputOption = Annotated[
     float | None, typer.Option(help="Tokens per request, for demand without that column.", show_default=False)
 ]
+FluidOption = Annotated[bool, typer.Option("--fluid", help="Simulate requests as a flow: faster, less exact.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -85,7 +88,9 @@ def simulate(
     trace_format: FormatOption = "requests",
     scale: ScaleOption = "",
     profile: ProfileOption = "llama-3.1-8b/a100-80gb/tp1",
-    policy: Annotated[str, typer.Option(help="See `tidegate compare --list`.")] = "token-dynamics",
+    policy: Annotated[
+        str, typer.Option(help="See `tidegate compare --list`; oracle is the lower bound.")
+    ] = "token-dynamics",
     knob: Annotated[
         list[str] | None, typer.Option("--set", help="knob=value of the policy; repeatable.", show_default=False)
     ] = None,
@@ -97,6 +102,7 @@ def simulate(
     start: StartOption = None,
     input_tokens: InputOption = None,
     output_tokens: OutputOption = None,
+    fluid: FluidOption = False,
     plot: Annotated[Path | None, typer.Option(help="Write a picture there (.png, .svg).", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -109,7 +115,9 @@ def simulate(
         seed,
         _setup(profile, layout, minimum, maximum, gpus, start),
         _knobs(knob or []),
+        fluid,
     )
+    scoreboard.check_files(None, plot)
     result = scoreboard.run_job(job)
     if plot is not None:
         scoreboard.draw([result], plot)
@@ -125,7 +133,7 @@ def compare(
     traces: Annotated[
         list[str] | None, typer.Option(help="FILE or FORMAT:FILE or gen:…; repeatable.", show_default=False)
     ] = None,
-    policies: Annotated[str, typer.Option(help="Names with commas, or all.")] = "all",
+    policies: Annotated[str, typer.Option(help="Names with commas, or all (the oracle included).")] = "all",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each, seeds 0, 1, ….")] = 5,
     trace_format: FormatOption = "requests",
     scale: ScaleOption = "",
@@ -137,6 +145,7 @@ def compare(
     start: StartOption = None,
     input_tokens: InputOption = None,
     output_tokens: OutputOption = None,
+    fluid: FluidOption = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes at once (default: all cores).", show_default=False)
     ] = None,
@@ -150,17 +159,29 @@ def compare(
     """Run many policies on many traces with several seeds, in parallel, and print the scoreboard."""
     from autoscaler import scoreboard  # noqa: PLC0415 - loads in 1 s
     from autoscaler.policies.registry import POLICIES, knobs_of  # noqa: PLC0415 - likewise
+    from autoscaler.scoreboard_bounds import ORACLE  # noqa: PLC0415 - likewise
 
     if list_policies:
         for name in POLICIES:
             typer.echo(f"{name:32} {', '.join(f'{k}={v}' for k, v in knobs_of(name).items())}")
+        typer.echo(f"{ORACLE:32} attainment=0.95 (a clairvoyant lower bound on GPU-hours, no policy)")
         return
     if not traces:
         raise BadSettings(("--traces: name at least one file or generator",))
     setup = _setup(profile, layout, minimum, maximum, gpus, start)
-    named = list(POLICIES) if policies == "all" else [name.strip() for name in policies.split(",") if name.strip()]
-    specs = [_trace(text, trace_format, scale, input_tokens, output_tokens) for text in traces]
-    jobs = [scoreboard.Job(spec, name, seed, setup) for spec in specs for name in named for seed in range(seeds)]
+    listed = [*POLICIES, ORACLE] if policies == "all" else [name.strip() for name in policies.split(",")]
+    named = list(dict.fromkeys(name for name in listed if name))
+    if not named:
+        raise BadSettings((f"--policies {policies!r}: name at least one policy, or all",))
+    scoreboard.check(named)
+    scoreboard.check_files(out, plot)
+    specs = _distinct(_trace(text, trace_format, scale, input_tokens, output_tokens) for text in traces)
+    jobs = [
+        scoreboard.Job(spec, name, seed, setup, fluid=fluid)
+        for spec in specs
+        for name in named
+        for seed in range(seeds)
+    ]
     results = _run(jobs, workers or os.cpu_count() or 1)
     if out is not None:
         scoreboard.write_table(results, out)
@@ -170,6 +191,20 @@ def compare(
         typer.echo(json.dumps([result.as_json() for result in results], indent=1))
         return
     _print(scoreboard.summed_up(results))
+
+
+def _distinct(specs: Iterable[TraceSpec]) -> list[TraceSpec]:
+    """Each trace once. Raises BadSettings for two files of one name, whose rows nobody could tell apart."""
+    from autoscaler.scoreboard import GENERATED  # noqa: PLC0415 - loads in 1 s
+
+    found = list(dict.fromkeys(specs))
+    named: dict[str, TraceSpec] = {}
+    for spec in found:
+        name = spec.source if spec.source.startswith(GENERATED) else Path(spec.source).name
+        if name in named:
+            raise BadSettings((f"--traces: {named[name].source} and {spec.source} are both called {name}; rename one",))
+        named[name] = spec
+    return found
 
 
 def _trace(text: str, default: str, scale: str, input_tokens: float | None, output_tokens: float | None) -> TraceSpec:
@@ -183,11 +218,8 @@ def _trace(text: str, default: str, scale: str, input_tokens: float | None, outp
 
 
 def _run(jobs: list[Job], workers: int) -> list[Result]:
-    from autoscaler.policies.registry import make  # noqa: PLC0415 - loads in 1 s
-    from autoscaler.scoreboard import run_jobs  # noqa: PLC0415 - likewise
+    from autoscaler.scoreboard_workers import run_jobs  # noqa: PLC0415 - loads in 1 s
 
-    for name in dict.fromkeys(job.policy for job in jobs):
-        make(name)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("simulating", total=len(jobs))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import math
 import statistics
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from autoscaler.errors import BadSettings
 from autoscaler.policies.registry import make
+from autoscaler.scoreboard_bounds import ORACLE, oracle_result, started_static, static_counts
 from autoscaler.simulator.generate import generate
 from autoscaler.simulator.scaling import parse_scale, scaled
 from autoscaler.simulator.setup import Setup
@@ -19,7 +20,7 @@ from autoscaler.simulator.simulate import simulate
 from autoscaler.simulator.traces import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from autoscaler.simulator.requests import DemandSeries, Workload
@@ -38,6 +39,7 @@ class TraceSpec:
         format: of the file; ignored for a generator.
         scale: such as `superpose:20`; empty for none.
         input_tokens, output_tokens: constants for columns a demand file lacks.
+        share: the part of its duration to run, such as (0, 1/3); taken after scaling.
     """
 
     source: str
@@ -45,6 +47,7 @@ class TraceSpec:
     scale: str = ""
     input_tokens: float | None = None
     output_tokens: float | None = None
+    share: tuple[float, float] = (0.0, 1.0)
 
     def load(self, seed: int) -> Workload | DemandSeries:
         """Read or generate, then scale. Raises BadSettings or the loader's own errors, which name file and row."""
@@ -52,46 +55,52 @@ class TraceSpec:
             found: Workload | DemandSeries = generate(self.source, seed)
         else:
             found = load(self.source, self.format, input_tokens=self.input_tokens, output_tokens=self.output_tokens)
-        return scaled(found, parse_scale(self.scale), seed) if self.scale else found
+        if self.scale:
+            found = scaled(found, parse_scale(self.scale), seed)
+        if self.share == (0.0, 1.0):
+            return found
+        return found.between(self.share[0] * found.duration, self.share[1] * found.duration)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run: a trace, a policy with its knobs, a seed, a setup."""
+    """One run: a trace, a policy (or the oracle) with its knobs, a seed, a setup; `fluid`: requests flow too."""
 
     trace: TraceSpec
     policy: str
     seed: int
     setup: Setup = field(default_factory=Setup)
     knobs: Mapping[str, str] = field(default_factory=dict)
+    fluid: bool = False
 
 
 def run_job(job: Job) -> Result:
-    """Run one job in this process. The seed is that of the workload's scaling and of the world alike."""
-    return simulate(job.trace.load(job.seed), make(job.policy, job.knobs), job.setup, seed=job.seed)
+    """Run one job in this process. The seed is that of the workload's scaling and of the world alike.
+
+    Static policies get the counts that the trace needs for the roles they were given none for; a note says so.
+
+    Raises:
+        BadSettings: a policy, knob, setup or trace that cannot be; BadTrace: a file that is not sound.
+    """
+    if job.policy == ORACLE:
+        return oracle_result(job.trace.load(job.seed), job.setup, seed=job.seed, knobs=job.knobs)
+    policy = make(job.policy, job.knobs)
+    load = job.trace.load(job.seed)
+    counts = static_counts(job.policy, job.knobs, load, job.setup)
+    if not counts:
+        return simulate(load, policy, job.setup, seed=job.seed, fluid=job.fluid)
+    setup = started_static(job.setup, counts)
+    told = {role: str(count) for role, count in counts.items()}
+    result = simulate(load, make(job.policy, {**job.knobs, **told}), setup, seed=job.seed, fluid=job.fluid)
+    said = ", ".join(f"{role} {count}" for role, count in counts.items())
+    return replace(result, notes=(*result.notes, f"{job.policy} computed from the whole trace: {said}"))
 
 
-def run_jobs(jobs: Sequence[Job], workers: int, done: Callable[[Job], None] | None = None) -> list[Result]:
-    """Run all jobs, `workers` at a time, and return their results in the jobs' order whatever order they end in."""
-    if workers <= 1 or len(jobs) <= 1:
-        results = []
-        for job in jobs:
-            results.append(run_job(job))
-            if done:
-                done(job)
-        return results
-    found: dict[int, Result] = {}
-    with ProcessPoolExecutor(workers) as pool:
-        waiting = {pool.submit(run_job, job): index for index, job in enumerate(jobs)}
-        try:
-            for future in as_completed(waiting):
-                found[waiting[future]] = future.result()
-                if done:
-                    done(jobs[waiting[future]])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return [found[index] for index in range(len(jobs))]
+def check(policies: Iterable[str]) -> None:
+    """Raises BadSettings for the first name that is no policy, nor the oracle."""
+    for name in policies:
+        if name != ORACLE:
+            make(name)
 
 
 MEASURES = (
@@ -147,34 +156,57 @@ def flat(results: Iterable[Result]) -> list[dict[str, Any]]:
     return records
 
 
+TABLES, PICTURES = (".csv", ".parquet"), (".png", ".svg", ".pdf")
+"""Endings of files that can be written."""
+
+
+def check_files(out: Path | None, plot: Path | None) -> None:
+    """Raises BadSettings, before anything has run for an hour, for files that could not be written at its end."""
+    problems = []
+    for option, path, endings in (("--out", out, TABLES), ("--plot", plot, PICTURES)):
+        if path is None:
+            continue
+        if path.suffix not in endings:
+            problems.append(f"{option} {path}: must end in {' or '.join(endings)}")
+        elif not path.parent.is_dir():
+            problems.append(f"{option} {path}: there is no folder {path.parent}")
+        package = {".parquet": "pyarrow", ".csv": None}.get(path.suffix, "matplotlib")
+        if path.suffix in endings and package is not None and importlib.util.find_spec(package) is None:
+            problems.append(f"{option} {path}: needs {package}; pip install 'tidegate[scoreboard]'")
+    if problems:
+        raise BadSettings(tuple(problems))
+
+
 def write_table(results: Sequence[Result], path: Path) -> None:
-    """All results as CSV or Parquet, by the file's ending. Raises BadSettings for others, or without pyarrow."""
+    """All results as CSV or Parquet, by the file's ending.
+
+    Raises:
+        BadSettings: another ending, no pyarrow, or a file that cannot be written.
+    """
+    check_files(path, None)
     records = flat(results)
-    if path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(records[0]) if records else [])
-            writer.writeheader()
-            writer.writerows(records)
-        return
-    if path.suffix != ".parquet":
-        raise BadSettings((f"--out {path}: must end in .csv or .parquet",))
     try:
+        if path.suffix == ".csv":
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(records[0]) if records else [])
+                writer.writeheader()
+                writer.writerows(records)
+            return
         import pyarrow as pa  # noqa: PLC0415 - an extra: 40 MB that only this needs
         import pyarrow.parquet as pq  # noqa: PLC0415 - likewise
-    except ImportError:
-        raise BadSettings(
-            (f"--out {path}: Parquet needs pyarrow; pip install 'tidegate[scoreboard]', or use .csv",)
-        ) from None
-    pq.write_table(pa.Table.from_pylist(records), path)
+
+        pq.write_table(pa.Table.from_pylist(records), path)
+    except OSError as error:
+        raise BadSettings((f"--out {path}: cannot be written: {error.strerror or error}",)) from None
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
     """Two pictures in one file per trace: ready replicas against need over time, and cost against SLO attainment.
 
-    Raises BadSettings when matplotlib is missing or the ending is not one it can write.
+    Raises:
+        BadSettings: matplotlib is missing, or the file cannot be written.
     """
-    try:
-        from autoscaler.scoreboard_picture import draw_traces  # noqa: PLC0415 - matplotlib is an extra
-    except ImportError:
-        raise BadSettings((f"--plot {path}: needs matplotlib; pip install 'tidegate[scoreboard]'",)) from None
+    check_files(None, path)
+    from autoscaler.scoreboard_picture import draw_traces  # noqa: PLC0415 - matplotlib is an extra
+
     draw_traces(results, path)
