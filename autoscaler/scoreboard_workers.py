@@ -49,7 +49,7 @@ def _parallel(jobs: Sequence[Job], workers: int, done: Callable[[Job], None] | N
     found: dict[int, Result] = {}
     others = set(multiprocessing.active_children())
     # Spawned, not forked: a progress bar has a thread, and a fork of a process with threads may hang.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent)
     try:
         waiting = {pool.submit(_attempt, job): index for index, job in enumerate(jobs)}
         for future in as_completed(waiting):
@@ -86,7 +86,7 @@ def _kept(outcome: Result | tuple[str, ...]) -> Result:
     return outcome
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Leave Ctrl-C to the parent, which ends its workers; end when it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

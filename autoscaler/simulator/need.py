@@ -58,7 +58,7 @@ class Sums:
 
 def needed_replicas(load: Workload | DemandSeries, staged: Stage, bin_s: float) -> dict[Role, Counts]:
     """By role, per bin: what the arrivals of the minute (or the bin) around it need, within the role's bounds."""
-    bins = max(1, int(np.ceil(load.duration / bin_s)))
+    bins = max(1, int(np.ceil(load.duration / bin_s - 1e-9)))  # 604,800 / 151.2 is 4,000, not a hair more
     middle = (np.arange(bins) + 0.5) * bin_s
     half = max(NEED_S, bin_s) / 2
     start, end = np.maximum(middle - half, 0.0), np.minimum(middle + half, max(load.duration, half))

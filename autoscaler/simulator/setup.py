@@ -85,6 +85,7 @@ class SupplySetup:
         autoscaler_delay_s: a pod that pends so long makes the cluster autoscaler buy a node.
         node_idle_s: a bought node without pods is given back after so long.
         start_s: (median, 90th percentile) of the whole start-up; None: the sum of its steps below.
+        start_scale: whichever of them, it takes so many times as long (0.7: 30 % faster).
         weights: source of weights in `weight_bandwidth` of lead-times.yaml; peers: serving replicas are read instead
             (at `rdma-unknown`'s rate each, shared by those that read at once) as soon as there is one.
         image_cached, compile_cached: prepared nodes have the image, and torch.compile's artefacts.
@@ -100,6 +101,7 @@ class SupplySetup:
     autoscaler_delay_s: float = 10.0
     node_idle_s: float = 600.0
     start_s: tuple[float, float] | None = None
+    start_scale: float = 1.0
     weights: str = "nvme-default"
     peers: bool = False
     image_cached: bool = True
@@ -201,7 +203,7 @@ class Setup:
 
 def _positive(part: Actuation | SupplySetup, name: str) -> list[str]:
     """Every number of a part must be >= 0 and not NaN; those that divide time must be > 0."""
-    above = {"scrape_s", "window_s", "node_gpus", "domain_nodes"}
+    above = {"scrape_s", "window_s", "node_gpus", "domain_nodes", "start_scale"}
     problems = []
     for one in fields(part):
         value = getattr(part, one.name)

@@ -1,0 +1,98 @@
+"""Pictures for a design review. Needs matplotlib (the `scoreboard` extra)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autoscaler.errors import BadSettings
+from autoscaler.whatif.tables import series, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.figure import Figure
+
+MOST_NAMES = 25
+"""Scenarios named in the frontier; more names cannot be read."""
+INK, NEED = "#1f5f8b", "#9db4c0"
+KEEPS, MISSES, CHOSEN = "#2a9d8f", "#b0b0b0", "#d1495b"
+
+
+def frontier(outcomes: Sequence[Mapping[str, Any]], attainment: float | None = None) -> Figure:
+    """Cost against SLO attainment, one point per scenario; the cheapest that keeps the SLO stands out."""
+    figure = _figure(7.5, 4.6)
+    _frontier(figure.subplots(), outcomes, attainment)
+    return figure
+
+
+def replicas(outcome: Mapping[str, Any]) -> Figure:
+    """What was ready against what was needed, all roles together, over time."""
+    figure = _figure(9, 3.6)
+    _replicas(figure.subplots(), outcome)
+    return figure
+
+
+def recommendation_picture(outcomes: Sequence[Mapping[str, Any]], attainment: float | None = None) -> Figure:
+    """One page: the frontier, and the recommended scenario over time."""
+    from autoscaler.whatif.recommendation import recommend  # noqa: PLC0415 - figures alone need no advice
+
+    advice = recommend(outcomes, attainment)
+    picked = advice.scenario or advice.nearest
+    figure = _figure(9, 8)
+    top, below = figure.subplots(2, 1, height_ratios=(3, 2))
+    _frontier(top, outcomes, advice.wanted)
+    _replicas(below, next(outcome for outcome in outcomes if outcome["scenario"]["name"] == picked))
+    verdict = (
+        f"Recommended: {picked}" if advice.scenario else f"No scenario keeps {advice.wanted:.1%}; nearest: {picked}"
+    )
+    figure.suptitle(verdict, fontweight="bold")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise BadSettings(("pictures need matplotlib; pip install 'tidegate[scoreboard]'",)) from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _frontier(axis: Any, outcomes: Sequence[Mapping[str, Any]], attainment: float | None) -> None:
+    table = summary(outcomes)
+    wanted = attainment
+    if wanted is None:
+        wanted = max(outcome["scenario"]["slo"]["attainment"] for outcome in outcomes)
+    keeps = table["slo_attainment"] >= wanted - 1e-9
+    for mask, colour, label in ((keeps, KEEPS, f"keeps {wanted:.1%}"), (~keeps, MISSES, "misses it")):
+        part = table[mask]
+        if len(part):
+            axis.scatter(part["total_cost"], 100 * part["slo_attainment"], s=28, color=colour, label=label, zorder=3)
+    if keeps.any():
+        best = table[keeps].sort_values("total_cost", kind="stable").iloc[0]
+        cost, reached = best["total_cost"], 100 * best["slo_attainment"]
+        axis.scatter([cost], [reached], s=130, facecolors="none", edgecolors=CHOSEN, linewidths=2, zorder=4)
+    if len(table) <= MOST_NAMES:
+        for name, row in table.iterrows():
+            point = (row["total_cost"], 100 * row["slo_attainment"])
+            axis.annotate(str(name), point, fontsize=7, xytext=(5, 4), textcoords="offset points")
+    axis.axhline(100 * wanted, color=CHOSEN, linewidth=0.8, linestyle="--")
+    axis.set(xlabel="total cost", ylabel="SLO attainment, %", title="Cost against SLO attainment")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8, loc="lower right")
+
+
+def _replicas(axis: Any, outcome: Mapping[str, Any]) -> None:
+    table = series(outcome).groupby("t_s", as_index=False)[["needed", "ready", "starting"]].sum()
+    long = float(table["t_s"].iloc[-1]) > 2 * 86_400 if len(table) else False
+    unit, word = (86_400.0, "days") if long else (3600.0, "hours")
+    at = table["t_s"] / unit
+    axis.fill_between(at, table["needed"], step="post", color=NEED, alpha=0.6, label="needed")
+    axis.step(at, table["ready"], where="post", color=INK, linewidth=1.3, label="ready")
+    axis.step(
+        at, table["ready"] + table["starting"], where="post", color=INK, linewidth=0.7, alpha=0.5, label="starting"
+    )
+    said = f"{outcome['slo_attainment']:.1%} within SLO, {outcome['gpu_hours']:,.1f} GPU-hours"
+    axis.set(xlabel=word, ylabel="replicas", title=f"{outcome['scenario']['name']}: {said}")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8, ncols=3)
