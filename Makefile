@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SECONDS_OF_DEMO ?= 180
 ARGS ?=
 
-.PHONY: run test setup system lint types imports notebooks build bench lock reference clean help
+.PHONY: run test setup system browser lint types imports notebooks build bench lock reference clean help
 
 help: ## Show what there is.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,7 +15,7 @@ help: ## Show what there is.
 run: setup ## Set up and run the demonstration (SECONDS_OF_DEMO=180, ARGS="--json").
 	$(BIN)/tidegate demo --seconds $(SECONDS_OF_DEMO) $(ARGS)
 
-test: setup ## Set up and run all tests.
+test: setup browser ## Set up and run all tests.
 	$(BIN)/python -m pytest $(ARGS)
 
 setup: system $(VENV)/.done
@@ -32,6 +32,9 @@ $(VENV)/.done: pyproject.toml requirements.lock | system
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
+
+browser: ## Install Debian's chromium for the dashboard's tests, when it is missing and that is allowed.
+	@bash scripts/system_packages.sh test
 
 system: ## Install Debian's prometheus when it is missing and that is allowed.
 	@bash scripts/system_packages.sh

@@ -16,7 +16,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from autoscaler import __version__, cli_scoreboard, cli_whatif, environment, journal
+from autoscaler import __version__, cli_dashboard, cli_scoreboard, cli_whatif, environment, journal
 from autoscaler.configuration import Loaded, load
 from autoscaler.credentials import unwritable
 from autoscaler.environment import nearest
@@ -328,6 +328,7 @@ def demo(
 
 cli_scoreboard.register(app)
 cli_whatif.register(app)
+cli_dashboard.register(app)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def _read_one(file: Path) -> Iterator[tuple[Observation, Decision]]:
     with file.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                pair = _entry(line)
+                pair = entry(line)
             except (ValueError, KeyError, TypeError) as error:
                 if not line.endswith("\n"):
                     return
@@ -101,11 +101,12 @@ def _read_one(file: Path) -> Iterator[tuple[Observation, Decision]]:
             yield pair
 
 
-def _entry(line: str) -> tuple[Observation, Decision]:
-    entry = _object(json.loads(line))
-    if entry.get("v") != VERSION:
-        raise ValueError(f"version {entry.get('v')!r}; this program reads version {VERSION}")
-    return _SEEN.validate_python(entry["seen"]), _DECISION.validate_python(entry["decision"])
+def entry(line: str) -> tuple[Observation, Decision]:
+    """One line's observation and decision. Raises ValueError, KeyError or TypeError for anything else."""
+    told = _object(json.loads(line))
+    if told.get("v") != VERSION:
+        raise ValueError(f"version {told.get('v')!r}; this program reads version {VERSION}")
+    return _SEEN.validate_python(told["seen"]), _DECISION.validate_python(told["decision"])
 
 
 def _first_line(error: Exception) -> str:

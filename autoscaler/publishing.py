@@ -1,4 +1,4 @@
-"""From decisions to what the doors read: the board, our own metrics, and the status page's memory of late."""
+"""From decisions to what the doors read: the board, our own metrics, the state in brief, and the dashboard's day."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from metrics_adapter.exposition import PoolGauges
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from autoscaler.dashboard.chronicle import Chronicle
     from autoscaler.model import Decision, Observation, RoleDecision
     from metrics_adapter.board import Board
     from metrics_adapter.exposition import Telemetry
@@ -137,13 +138,20 @@ class Publisher:
     """Takes each tick's decision to the board, the metrics and the status page."""
 
     def __init__(
-        self, board: Board, telemetry: Telemetry, status: Status, quantile: float, disabled: Sequence[Wish] = ()
+        self,
+        board: Board,
+        telemetry: Telemetry,
+        status: Status,
+        quantile: float,
+        disabled: Sequence[Wish] = (),
+        chronicle: Chronicle | None = None,
     ) -> None:
         self._board = board
         self._telemetry = telemetry
         self._status = status
         self._quantile = quantile
         self._disabled = tuple(disabled)
+        self._chronicle = chronicle
         self._before: dict[str, int | None] = {}
 
     def publish(self, decision: Decision) -> None:
@@ -161,6 +169,8 @@ class Publisher:
             for name, _ in role.guards:
                 self._telemetry.guard_held(name)
         self._status.note(seen, decision, self._before)
+        if self._chronicle is not None:
+            self._chronicle.note(seen, decision)
         self._before = {str(role.key): role.desired for role in decision.roles}
 
     def changes(self, decision: Decision) -> Iterator[RoleDecision]:

@@ -8,17 +8,20 @@ import signal
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import resources
+from ipaddress import ip_address
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
 from autoscaler import __version__, build, store
 from autoscaler.cluster.live import LiveWorld
+from autoscaler.dashboard.api import Dashboard
+from autoscaler.dashboard.chronicle import Chronicle, replicas_of
+from autoscaler.dashboard.replay import Replay
 from autoscaler.errors import BadMemory, BadSettings
 from autoscaler.journal import Journal
 from autoscaler.loop import run
@@ -72,10 +75,11 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
         board = Board(Limits(settings.serving.soft_age_s, settings.serving.hard_age_s), clock)
         telemetry = Telemetry(board)
         status = Status(settings.source.kind, settings.loop.interval_s, clock())
-        doors = _open_doors(settings, board, telemetry, status, stack, clock)
+        chronicle = _chronicle(parts, clock())
+        doors = _open_doors(settings, board, telemetry, status, _dashboard(settings, chronicle, stack), stack, clock)
         source = build.source(settings, clock)
         stack.callback(source.close)
-        publisher = Publisher(board, telemetry, status, settings.forecast.quantile, parts.disabled)
+        publisher = Publisher(board, telemetry, status, settings.forecast.quantile, parts.disabled, chronicle)
         recorder = Recorder(settings, publisher, telemetry, clock)
         memory = recorder.restored()
         if ready_file is not None:
@@ -224,11 +228,26 @@ def _certificate(settings: Settings, clock: Callable[[], float]) -> ssl.SSLConte
         raise BadSettings((f"serving.tls: {error}",)) from None
 
 
+def _chronicle(parts: Parts, now: float) -> Chronicle:
+    settings = parts.settings
+    prices = {rung.accelerator: rung.price_per_gpu_hour for rung in parts.rules.supply}
+    replicas = replicas_of(parts.rules.roles, prices)
+    return Chronicle(settings.source.kind, settings.loop.interval_s, now, replicas)
+
+
+def _dashboard(settings: Settings, chronicle: Chronicle, stack: ExitStack) -> Dashboard:
+    journal = settings.loop.journal_file
+    found = Dashboard(chronicle, Replay(Path(journal), chronicle.replicas) if journal else None)
+    stack.callback(found.close)
+    return found
+
+
 def _open_doors(
     settings: Settings,
     board: Board,
     telemetry: Telemetry,
     status: Status,
+    dashboard: Dashboard,
     stack: ExitStack,
     clock: Callable[[], float],
 ) -> Doors:
@@ -237,7 +256,10 @@ def _open_doors(
         external = ExternalMetrics(board, telemetry, serving.group).router()
         own = Exposition(board, telemetry).router()
         api = Server(compose([external, own], telemetry), serving.host, serving.port, _certificate(settings, clock))
-        plain = Server(compose([own, status_router(status)], telemetry), serving.status_host, serving.status_port)
+        shown = [status_router(status)]
+        if serving.dashboard == "open" or is_loopback(serving.status_host):
+            shown.append(dashboard.router())
+        plain = Server(compose([own, *shown], telemetry), serving.status_host, serving.status_port)
         stack.enter_context(api)
         stack.enter_context(plain)
     except (ServerError, ValueError) as error:
@@ -245,24 +267,29 @@ def _open_doors(
     return Doors(api, plain)
 
 
-def status_router(status: Status) -> APIRouter:
-    """The status page and its JSON, read-only."""
-    router = APIRouter(redirect_slashes=False)
-    page = resources.files("autoscaler").joinpath("shipped/status.html").read_text(encoding="utf-8")
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
-    async def html(_request: object) -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": CONTENT_SECURITY})
+
+def status_router(status: Status) -> APIRouter:
+    """The state as one JSON document, and the way to the dashboard."""
+    router = APIRouter(redirect_slashes=False)
+
+    async def home(_request: object) -> RedirectResponse:
+        return RedirectResponse("dashboard/")
 
     async def data(_request: object) -> JSONResponse:
         return JSONResponse(status.plain(), headers={"Cache-Control": "no-store"})
 
-    router.add_route("/", html, methods=["GET", "HEAD"])
+    router.add_route("/", home, methods=["GET", "HEAD"])
     router.add_route("/status.json", data, methods=["GET", "HEAD"])
     return router
-
-
-CONTENT_SECURITY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-"""The page is one file that talks to its own server only."""
 
 
 def _announce(path: Path, doors: Doors) -> None:

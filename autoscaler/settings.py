@@ -210,6 +210,10 @@ class ServingSettings(Door):
         "127.0.0.1", description="Where /metrics, health and the status page listen (plain HTTP). 0.0.0.0 in a pod."
     )
     status_port: Port = Field(8080, description="Their port; 0 picks a free one.")
+    dashboard: Literal["auto", "open"] = Field(
+        "auto",
+        description="auto: on status_port only where it is loopback; open: on any, without authentication.",
+    )
     soft_age_s: Seconds = Field(45.0, description="Decisions older than this are marked as ageing.")
     hard_age_s: Seconds = Field(120.0, description="Decisions older than this are refused (503).")
     tls: TlsSettings = Field(TlsSettings(), description="Certificate of the external-metrics API.")

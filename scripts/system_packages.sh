@@ -10,6 +10,8 @@ elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   missing+=(python3-venv)
 fi
 command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
+# Only the dashboard's tests need a browser.
+[ "${1:-}" = test ] && { command -v chromium >/dev/null || missing+=(chromium); }
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 as_root=()
@@ -20,7 +22,7 @@ say() { echo "tidegate set-up: $*" >&2; }
 
 if ! command -v apt-get >/dev/null || { [ ${#as_root[@]} -gt 0 ] && ! sudo -n true 2>/dev/null; }; then
   say "missing: ${missing[*]}; installing them needs apt-get and root, so this goes on without."
-  say "without prometheus the demonstration scrapes the engines directly, and tests that need it are skipped."
+  say "without prometheus the demonstration scrapes the engines directly, and tests that need it, or a browser, are skipped."
   exit 0
 fi
 say "installing ${missing[*]}"

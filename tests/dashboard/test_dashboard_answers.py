@@ -1,0 +1,76 @@
+"""The dashboard's HTTP answers, asked as a browser and as somebody who tries things."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+
+CHAT = "prod/chat/colocated"
+
+
+def get(page: str, path: str, **query: object) -> requests.Response:
+    return requests.get(f"{page}{path}", params={name: str(value) for name, value in query.items()}, timeout=30)
+
+
+def test_the_page_and_its_files_come_from_here_alone(page: str) -> None:
+    answer = get(page, "")
+    assert answer.ok
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert "http://" not in answer.text
+    assert "https://" not in answer.text
+    for file in ("dashboard.js", "charts.js", "dashboard.css", "uplot.js", "uplot.css"):
+        assert get(page, file).ok
+
+
+def test_the_documents_agree_with_one_another(page: str) -> None:
+    overview = get(page, "api/overview").json()
+    assert [role["key"] for role in overview["roles"]] == [CHAT, "prod/code/colocated"]
+    series = get(page, "api/series", key=CHAT, span=3600).json()
+    assert series["t"][-1] == overview["at"]
+    assert series["load"][-1] == pytest.approx(overview["roles"][0]["load"], rel=1e-4)
+    newest = get(page, "api/decisions", limit=1).json()["decisions"][0]
+    assert get(page, "api/decision", id=newest["id"]).json()["desired"] == newest["desired"]
+
+
+def test_a_tick_of_the_journal_is_shown_as_it_was(page: str) -> None:
+    span = get(page, "api/replay").json()
+    assert span["live"] is True
+    told = get(page, "api/overview", tick=3).json()
+    assert told["at"] == span["first_at"] + 45
+
+
+def test_what_if_from_now_gives_both_sides(page: str) -> None:
+    told = get(page, "api/whatif", key=CHAT, growth=3, start_scale=1, hours=1)
+    assert told.ok, told.text
+    now, then = told.json()["now"], told.json()["then"]
+    assert then["gpu_hours"] > now["gpu_hours"]
+    assert len(then["t"]) == len(then["needed"]) == len(then["ready"])
+    assert max(then["needed"]) > max(now["needed"])
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "code", "said"),
+    [
+        ("api/series", {"key": "nobody"}, 400, "no such role"),
+        ("api/series", {"key": CHAT, "span": "long"}, 400, "span is 'long'; it must be a number 60..86400"),
+        ("api/decision", {"id": 10**9}, 400, "no such decision"),
+        ("api/decisions", {"limit": 0}, 400, "limit is '0'"),
+        ("api/overview", {"tick": 10**6}, 404, "this journal has ticks"),
+        ("api/overview", {"tick": "x"}, 400, "tick is 'x'"),
+        ("api/whatif", {"key": CHAT, "growth": "nan"}, 400, "growth is 'nan'"),
+        ("api/whatif", {"key": "nobody"}, 400, "no such role"),
+        ("api/whatif", {"key": "prod/code/colocated"}, 400, "0 ticks with a load so far"),
+    ],
+)
+def test_bad_questions_are_answered_in_words(
+    page: str, path: str, query: dict[str, object], code: int, said: str
+) -> None:
+    answer = get(page, path, **query)
+    assert answer.status_code == code
+    assert said in answer.json()["error"]
+
+
+def test_nothing_is_written_through_it(page: str) -> None:
+    assert requests.post(f"{page}api/whatif", timeout=5).status_code == 405
+    assert get(page, "../dashboard/none").status_code == 404
+    assert get(page, "%2e%2e/status.html").status_code == 404
