@@ -16,7 +16,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from autoscaler import __version__, cli_dashboard, cli_scoreboard, cli_whatif, environment, journal
+from autoscaler import __version__, cli_dashboard, cli_prefixes, cli_scoreboard, cli_whatif, environment, journal
 from autoscaler.configuration import Loaded, load
 from autoscaler.credentials import unwritable
 from autoscaler.environment import nearest
@@ -329,6 +329,7 @@ def demo(
 cli_scoreboard.register(app)
 cli_whatif.register(app)
 cli_dashboard.register(app)
+cli_prefixes.register(app)
 
 
 if __name__ == "__main__":
