@@ -12,7 +12,7 @@ whatif.recommendation_picture(outcomes)     # matplotlib
 """
 
 from autoscaler.whatif.figures import frontier, recommendation_picture, replicas
-from autoscaler.whatif.history import Loads, from_journal, from_prometheus, from_trace, generated, loaded
+from autoscaler.whatif.history import Loads, binned, from_journal, from_prometheus, from_trace, generated, loaded
 from autoscaler.whatif.on_ray import run_on_ray
 from autoscaler.whatif.processes import run_in_processes
 from autoscaler.whatif.recommendation import Recommendation, recommend
@@ -28,6 +28,7 @@ __all__ = [
     "Recommendation",
     "Scenario",
     "Study",
+    "binned",
     "demand_frame",
     "expanded",
     "frame",

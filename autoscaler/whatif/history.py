@@ -12,6 +12,7 @@ import numpy as np
 from autoscaler.errors import BadJournal, BadSettings
 from autoscaler.journal import read
 from autoscaler.model import Role
+from autoscaler.simulator.binning import to_demand
 from autoscaler.simulator.generate import generate
 from autoscaler.simulator.requests import LARGEST_TOKENS, DemandSeries, Workload
 from autoscaler.simulator.scaling import parse_scale, scaled
@@ -86,6 +87,14 @@ def from_trace(
 def generated(spec: str, seed: int = 0) -> Loads:
     """A generated workload, `gen:…`. Raises BadSettings."""
     return Loads(spec, {"pool": generate(spec, seed)})
+
+
+def binned(loads: Loads, step_s: float) -> Loads:
+    """The same loads as demand per bin: rates are all that a fluid run of weeks needs. Raises BadSettings."""
+    found = {
+        pool: load if isinstance(load, DemandSeries) else to_demand(load, step_s) for pool, load in loads.pools.items()
+    }
+    return Loads(loads.source, found)
 
 
 def from_journal(path: str | Path, *, pool: str | None = None, step_s: float = 60.0) -> Loads:
