@@ -19,8 +19,8 @@ KEEPS, MISSES, CHOSEN = "#2a9d8f", "#b0b0b0", "#d1495b"
 
 
 def frontier(outcomes: Sequence[Mapping[str, Any]], attainment: float | None = None) -> Figure:
-    """Cost against SLO attainment, one point per scenario; the cheapest that keeps the SLO stands out."""
-    figure = _figure(7.5, 4.6)
+    """Cost against SLO attainment, one numbered point per scenario; the cheapest that keeps the SLO stands out."""
+    figure = _figure(9, 4.6)
     _frontier(figure.subplots(), outcomes, attainment)
     return figure
 
@@ -38,7 +38,7 @@ def recommendation_picture(outcomes: Sequence[Mapping[str, Any]], attainment: fl
 
     advice = recommend(outcomes, attainment)
     picked = advice.scenario or advice.nearest
-    figure = _figure(9, 8)
+    figure = _figure(11, 8)
     top, below = figure.subplots(2, 1, height_ratios=(3, 2))
     _frontier(top, outcomes, advice.wanted)
     _replicas(below, next(outcome for outcome in outcomes if outcome["scenario"]["name"] == picked))
@@ -72,9 +72,11 @@ def _frontier(axis: Any, outcomes: Sequence[Mapping[str, Any]], attainment: floa
         cost, reached = best["total_cost"], 100 * best["slo_attainment"]
         axis.scatter([cost], [reached], s=130, facecolors="none", edgecolors=CHOSEN, linewidths=2, zorder=4)
     if len(table) <= MOST_NAMES:
-        for name, row in table.iterrows():
+        for number, (_, row) in enumerate(table.iterrows(), 1):
             point = (row["total_cost"], 100 * row["slo_attainment"])
-            axis.annotate(str(name), point, fontsize=7, xytext=(5, 4), textcoords="offset points")
+            axis.annotate(str(number), point, fontsize=8, xytext=(6, 3), textcoords="offset points")
+        named = "\n".join(f"{number}  {name}" for number, name in enumerate(table.index, 1))
+        axis.text(1.02, 1.0, named, transform=axis.transAxes, va="top", fontsize=8)
     axis.axhline(100 * wanted, color=CHOSEN, linewidth=0.8, linestyle="--")
     axis.set(xlabel="total cost", ylabel="SLO attainment, %", title="Cost against SLO attainment")
     axis.grid(alpha=0.25)

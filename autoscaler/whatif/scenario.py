@@ -209,7 +209,9 @@ def expanded(study: Study) -> tuple[Scenario, ...]:
     each = study.random.count if study.random else math.prod(len(values) for values in study.grid.values())
     if len(listed) * each > MOST_SCENARIOS:
         raise ValueError(f"{len(listed) * each:,} scenarios; at most {MOST_SCENARIOS:,}")
-    return _named_apart([_one(study.base, own, changes) for own in listed for changes in _changes(study)])
+    return _named_apart(
+        [_one(study.base, own, changes, _varied(study.grid)) for own in listed for changes in _changes(study)]
+    )
 
 
 def grid(base: Scenario, values: Mapping[str, Sequence[Any]]) -> tuple[Scenario, ...]:
@@ -220,7 +222,17 @@ def grid(base: Scenario, values: Mapping[str, Sequence[Any]]) -> tuple[Scenario,
     """
     keys = list(values)
     combined = (dict(zip(keys, one, strict=True)) for one in itertools.product(*values.values()))
-    return _named_apart([_one(base, {}, changes) for changes in combined])
+    return _named_apart([_one(base, {}, changes, _varied(values)) for changes in combined])
+
+
+def _varied(values: Mapping[str, Sequence[Any]]) -> frozenset[str] | None:
+    """Keys with more than one value; None where there is no such key."""
+    return frozenset(key for key, options in values.items() if len(options) > 1) or None
+
+
+def _told(key: str, value: Any) -> str:
+    """A choice as names say it: a policy by its name alone, other keys without the way to them."""
+    return str(value) if key == "policy.name" else f"{key.rpartition('.')[2]}={_short(value)}"
 
 
 def _named_apart(found: list[Scenario]) -> tuple[Scenario, ...]:
@@ -232,12 +244,15 @@ def _named_apart(found: list[Scenario]) -> tuple[Scenario, ...]:
     return tuple(found)
 
 
-def _one(base: Scenario, own: dict[str, Any], changes: dict[str, Any]) -> Scenario:
+def _one(
+    base: Scenario, own: dict[str, Any], changes: dict[str, Any], varied: frozenset[str] | None = None
+) -> Scenario:
+    """The base with its own keys and a grid's; its name says the keys that vary (None: all of them)."""
     plain = _laid(base.model_dump(mode="json"), own)
     for key, value in changes.items():
         _set(plain, key, value)
-    if changes:
-        said = ", ".join(f"{key}={_short(value)}" for key, value in changes.items())
+    said = ", ".join(_told(key, value) for key, value in changes.items() if varied is None or key in varied)
+    if said:
         plain["name"] = said if plain["name"] == "base" else f"{plain['name']}, {said}"
     try:
         return Scenario.model_validate(plain)

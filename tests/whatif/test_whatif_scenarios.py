@@ -30,7 +30,7 @@ def test_a_grid_multiplies_every_scenario_the_last_key_fastest() -> None:
         grid={"growth": [1, 2], "supply.gpus": [8, 16]},
     )
     assert len(scenarios) == 2 * 2 * 2
-    assert scenarios[1].name == "a, growth=1, supply.gpus=16"
+    assert scenarios[1].name == "a, growth=1, gpus=16"
     last = scenarios[-1]
     assert (last.growth, last.supply.gpus, last.slo.tpot_s, last.slo.attainment) == (2.0, 16, 0.05, 0.95)
 
