@@ -200,8 +200,7 @@ class Chronicle:
             "flights": [_plain_flight(flight) for flight in kept.flights],
             "gpus": self._gpus(key, role),
             "engines": [[engine.name, engine.kv_usage, engine.running] for engine in told.engines] if told else [],
-            "forecasts": shown.get("forecasts"),
-            "coverage": shown.get("coverage"),
+            "foreseen": shown.get("foreseen", []),
         }
 
     @staticmethod

@@ -13,6 +13,7 @@ from autoscaler.dashboard.replay import Replay
 from autoscaler.journal import Journal
 from autoscaler.model import (
     Decision,
+    Foreseen,
     Observation,
     PlanEvidence,
     Role,
@@ -61,6 +62,9 @@ def tick(number: int) -> tuple[Observation, Decision]:
         CHAT, wanted, wanted, before, max(0, wanted - before), load, load * 1.2,
         Velocity(500.0, 0.05, "learned", "itl"), takes=(Take(Tier.START, 1, 115.0),),
         reasons=(f"{load:.0f} tokens/s",), sampled_at=at,
+        foreseen=(
+            Foreseen(Tier.START, 115.0, 0.95, 1.2 * load, 0.96), Foreseen(Tier.PROVISION, 300.0, 0.9, 1.4 * load),
+        ),
     )  # fmt: skip
     code = RoleDecision(CODE, 2, None, None, None, blind="no engine reports")
     plan = PlanEvidence("optimal", 10.0, 12.5, "preempt one gang instead", ("stock[a100-80gb]",), ("a note",))

@@ -72,6 +72,8 @@ def test_data_is_drawn(tab: Any) -> None:
     assert tab.locator("#roles tr").count() == 2
     assert "ready" in tab.locator("#map [role=listitem]").first.get_attribute("aria-label")
     assert "Load between" in tab.inner_text("#load-text")
+    assert "upper bound ahead" in tab.inner_text("#load-chart")
+    assert "start 96.0 % of 95.0 %" in tab.inner_text("#figures")
 
 
 def test_an_empty_state_draws_nothing_where_data_would_be(browser: Any, page: str) -> None:
@@ -89,7 +91,7 @@ def test_a_role_is_chosen_and_a_reason_opened_by_keyboard(tab: Any) -> None:
     tab.locator("#roles button", has_text="prod/code/colocated").focus()
     tab.keyboard.press("Enter")
     expect(tab.locator("#role-title")).to_contain_text("prod/code")
-    assert tab.evaluate("document.activeElement.id") == "role-title"
+    expect(tab.locator("#role-title")).to_be_focused()
     assert "no engine reports" in tab.inner_text("#why")
     tab.locator("#decisions summary").first.focus()
     tab.keyboard.press("Enter")

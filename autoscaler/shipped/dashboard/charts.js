@@ -18,10 +18,9 @@ const Charts = (() => {
       axes: [relative ? {...axis, values: (_u, ticks) => ticks.map((t) => (t / 3600).toFixed(1) + " h")} : axis,
         {...axis, size: 56, values: (_u, ticks) => ticks.map(short)}],
       series: [{}, ...series.map((one) => ({
-        label: one.label, stroke: c[one.colour], width: one.width || 1.6, dash: one.dash, fill: one.fill ? c[one.colour] + "22" : undefined,
+        label: one.label, stroke: c[one.colour], width: one.width || 1.6, dash: one.dash, fill: one.fill ? c[one.colour] + "22" : one.band ? c[one.colour] + "33" : undefined,
         paths: one.stepped ? stepped : undefined, points: {show: false}, spanGaps: false,
         value: (_u, value) => short(value)}))],
-      bands: series.flatMap((one, at) => one.band ? [{series: [at + 1, at], fill: c.main + "22"}] : []),
     };
   }
 

@@ -105,8 +105,8 @@ function showRole(told) {
   if (!role) return;
   setText($("role-title"), role.key);
   setText($("why"), role.brief || "");
-  const coverage = role.coverage == null ? "–" : typeof role.coverage === "number" ? percent(role.coverage)
-    : Object.entries(role.coverage).map(([horizon, share]) => `${horizon}: ${percent(share)}`).join(", ");
+  const coverage = role.foreseen.filter((one) => one.coverage != null)
+    .map((one) => `${one.tier} ${percent(one.coverage)} of ${percent(one.quantile)}`).join(", ") || "–";
   const figures = {Load: `${Charts.short(role.load)} tok/s`, Forecast: `${Charts.short(role.forecast)} tok/s`,
     "Velocity of a replica": `${Charts.short(role.velocity)} tok/s`, Known: role.basis || "–", Binds: role.binds || "–",
     "KV cache": percent(role.kv_usage), Running: whole(role.running), Waiting: whole(role.waiting), GPUs: whole(role.gpus),
@@ -133,7 +133,7 @@ async function showSeries(told) {
   const s = await ask("series", {key, span: $("span").value});
   if (key !== state.key) return;
   const role = told.roles.find((one) => one.key === key);
-  const fan = (role && role.forecasts) || [];
+  const fan = (role && role.foreseen) || [];
   const drawn = fanned(s, fan, told.at);
   Charts.draw("load-chart", drawn.series, drawn.data);
   Charts.draw("count-chart", [
@@ -149,25 +149,19 @@ async function showSeries(told) {
     + `${readies[readies.length - 1]}.` : "Nobody told how many replicas are ready.");
 }
 
-// The forecast's quantiles at each horizon, drawn beyond the present as a fan.
+// The upper bounds at the tiers' lead times, drawn beyond the present: the further ahead, the wider.
 function fanned(s, fan, now) {
   const series = [{label: "load", colour: "main", fill: true}, {label: "planned for", colour: "warn", dash: [5, 3]}];
   const data = [[...s.t], [...s.load], [...s.forecast]];
-  if (fan.length) {
-    const quantiles = [...new Set(fan.map((one) => one.quantile))].sort((a, b) => b - a);
-    const horizons = [...new Set(fan.map((one) => one.horizon_s))].sort((a, b) => a - b);
+  const ahead = [...new Map(fan.filter((one) => one.lead_s > 0).map((one) => [one.lead_s, one])).values()]
+    .sort((a, b) => a.lead_s - b.lead_s);
+  if (ahead.length && s.t.length) {
+    data[0].push(...ahead.map((one) => now + one.lead_s));
+    data[1].push(...ahead.map(() => null));
+    data[2].push(...ahead.map(() => null));
+    series.push({label: "upper bound ahead", colour: "quiet", band: true, width: 2});
     const last = s.load[s.load.length - 1];
-    data[0].push(...horizons.map((horizon) => now + horizon));
-    data[1].push(...horizons.map(() => null));
-    data[2].push(...horizons.map(() => null));
-    for (const quantile of quantiles) {
-      series.push({label: `forecast ${Math.round(100 * quantile)} %`, colour: "quiet", width: 1});
-      const points = horizons.map((horizon) => {
-        const found = fan.find((one) => one.quantile === quantile && one.horizon_s === horizon);
-        return found ? found.value : null;
-      });
-      data.push([...s.t.map((_t, at) => at === s.t.length - 1 ? last : null), ...points]);
-    }
+    data.push([...s.t.map((_t, at) => at === s.t.length - 1 ? last : null), ...ahead.map((one) => one.bound)]);
   }
   return {series, data};
 }
