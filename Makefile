@@ -7,16 +7,19 @@ BIN := $(VENV)/bin
 SECONDS_OF_DEMO ?= 180
 ARGS ?=
 
-.PHONY: run test setup system browser lint types imports notebooks build bench lock reference clean help
+.PHONY: run test test-cluster setup system browser lint types imports notebooks build bench lock reference proto clean help
 
 help: ## Show what there is.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: setup ## Set up and run the demonstration (SECONDS_OF_DEMO=180, ARGS="--json").
 	$(BIN)/tidegate demo --seconds $(SECONDS_OF_DEMO) $(ARGS)
 
 test: setup browser ## Set up and run all tests.
 	$(BIN)/python -m pytest $(ARGS)
+
+test-cluster: setup ## End-to-end tests against the cluster of KUBECONFIG (no nodes needed).
+	TIDEGATE_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/real_cluster $(ARGS)
 
 setup: system $(VENV)/.done
 
@@ -60,6 +63,9 @@ bench: setup ## The timing tables.
 
 reference: setup ## Write docs/configuration.md from the settings.
 	$(BIN)/tidegate config --reference > docs/configuration.md
+
+proto: setup ## Generate the KEDA scaler's messages anew from its .proto.
+	$(BIN)/python scripts/generate_proto.py
 
 lock: ## Resolve pyproject.toml's dependencies anew into requirements.lock (needs uv).
 	bash scripts/lock.sh

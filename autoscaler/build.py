@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoscaler.cluster import kinds
+from autoscaler.cluster.kube_starts import KubeStarts
 from autoscaler.cluster.kube_state import KubeStateCounts
 from autoscaler.cluster.live import SIGNALS
+from autoscaler.cluster.recall import recalled as with_history
 from autoscaler.credentials import unreadable
 from autoscaler.errors import BadSettings
 from autoscaler.guards import GuardRules
@@ -21,6 +24,7 @@ from autoscaler.settings import series_match
 from autoscaler.velocity import Engine, Target, link_velocity
 from forecasting.forecaster import LastValue, SimpleQuantile
 from metrics_adapter.board import ROLE_LABEL, WORKLOAD_LABEL, Wish
+from metrics_adapter.board import Target as ScaledObject
 from metrics_adapter.prometheus import PrometheusSource
 from metrics_adapter.prometheus_http import PrometheusAccess
 from metrics_adapter.scrape import ScrapeSource
@@ -32,7 +36,8 @@ from metrics_adapter.signals import Group
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from autoscaler.cluster.live import ReplicaCounts
+    from autoscaler.cluster.live import ReplicaCounts, ReplicaStarts
+    from autoscaler.memory import Memory
     from autoscaler.profiles import Profile, ProfileBook
     from autoscaler.settings import PoolSettings, PrometheusSettings, Settings
     from forecasting.forecaster import Forecaster
@@ -140,7 +145,11 @@ def _rules(settings: Settings, roles: tuple[RoleRules, ...]) -> Rules:
         roles=roles,
         supply=_supply(settings, roles),
         forecaster=_forecaster(settings),
-        quantile=forecast.quantile,
+        quantile=forecast.quantile if forecast.quantile_by == "fixed" else None,
+        least_quantile=forecast.least_quantile,
+        most_quantile=forecast.most_quantile,
+        lead_quantile=settings.lead.quantile,
+        fallback_margin=0.0 if forecast.kind == "last-value" else forecast.fallback_margin,
         history_s=forecast.history_s,
         bin_s=max(settings.loop.interval_s, forecast.history_s / HISTORY_POINTS),
         window_s=settings.source.window_s,
@@ -166,22 +175,35 @@ def _supply(settings: Settings, roles: Sequence[RoleRules]) -> tuple[SupplyRules
     rungs = []
     for supply in settings.supply:
         price, name = supply.price_per_gpu_hour, supply.accelerator
-        rungs.append(SupplyRules(Tier.START, name, lead.start_s, price))
+        rungs.append(SupplyRules(Tier.START, name, lead.start_s, price, spread=lead.start_spread))
         if supply.preemptible_gpus:
             rungs.append(
                 SupplyRules(
-                    Tier.PREEMPT, name, lead.preempt_s, price, supply.preempt_price_per_gpu, supply.preempt_gang
+                    Tier.PREEMPT,
+                    name,
+                    lead.preempt_s,
+                    price,
+                    supply.preempt_price_per_gpu,
+                    supply.preempt_gang,
+                    lead.preempt_spread,
                 )
             )
         if supply.provisionable_gpus:
             rungs.append(
                 SupplyRules(
-                    Tier.PROVISION, name, lead.provision_s, price, supply.provision_price_per_gpu, supply.node_gpus
+                    Tier.PROVISION,
+                    name,
+                    lead.provision_s,
+                    price,
+                    supply.provision_price_per_gpu,
+                    supply.node_gpus,
+                    lead.provision_spread,
+                    supply.node_commitment_s,
                 )
             )
     if not settings.supply:
         names = dict.fromkeys(role.accelerator for role in roles)
-        rungs = [SupplyRules(Tier.START, name, lead.start_s, 1.0) for name in names]
+        rungs = [SupplyRules(Tier.START, name, lead.start_s, 1.0, spread=lead.start_spread) for name in names]
     return tuple(rungs)
 
 
@@ -204,6 +226,20 @@ def _disabled(settings: Settings) -> tuple[Wish, ...]:
         if not pool.enabled
         for role in pool.roles
     )
+
+
+def aims(settings: Settings) -> dict[RoleKey, ScaledObject]:
+    """The object of each role that names one, as custom metrics describe it."""
+    found = {}
+    for pool in settings.pools:
+        for role, own in pool.roles.items():
+            if own.target is not None:
+                aim = own.target
+                kind = next(kind for kind in (*kinds.WATCHED, *kinds.WRITTEN) if kind.kind == aim.kind)
+                api_version = kind.served_as(kind.versions[0]).api_version
+                key = RoleKey(pool.namespace, pool.name, role)
+                found[key] = ScaledObject(f"{kind.plural}.{kind.group}", api_version, aim.kind, aim.name)
+    return found
 
 
 def access(settings: PrometheusSettings) -> PrometheusAccess:
@@ -265,6 +301,20 @@ def replica_counts(settings: Settings, source: MetricSource) -> ReplicaCounts | 
     if settings.source.replica_counts == "targets" or not isinstance(source, PrometheusSource):
         return None
     return KubeStateCounts(source, settings)
+
+
+def replica_starts(settings: Settings, source: MetricSource) -> ReplicaStarts | None:
+    """Who tells how long replicas took to come up; None where nobody does."""
+    if settings.source.replica_counts == "targets" or not isinstance(source, PrometheusSource):
+        return None
+    return KubeStarts(source, settings)
+
+
+def recalled(memory: Memory, source: MetricSource, parts: Parts, now: float) -> Memory:
+    """The memory with the load history that the source knows and the memory does not."""
+    if not isinstance(source, PrometheusSource) or not parts.groups:
+        return memory
+    return with_history(memory, source, parts.groups, parts.rules, now)
 
 
 def journal_bytes(settings: Settings) -> int:

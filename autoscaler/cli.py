@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import time
@@ -11,16 +10,29 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import structlog
 import typer
 import yaml
 from rich.console import Console
 
-from autoscaler import __version__, cli_dashboard, cli_prefixes, cli_scoreboard, cli_whatif, environment, journal
+from autoscaler import (
+    __version__,
+    cli_backtest,
+    cli_check,
+    cli_dashboard,
+    cli_forecast,
+    cli_manifests,
+    cli_plan,
+    cli_prefixes,
+    cli_scoreboard,
+    cli_whatif,
+    environment,
+    journal,
+)
 from autoscaler.configuration import Loaded, load
 from autoscaler.credentials import unwritable
 from autoscaler.environment import nearest
 from autoscaler.errors import BadJournal, BadSettings, TidegateError
+from autoscaler.logs import start_logs
 from autoscaler.reference import json_schema, markdown
 from autoscaler.settings import LoopSettings
 
@@ -80,23 +92,6 @@ def _root(
     ] = False,
 ) -> None:
     """A token-dynamics autoscaler for LLM inference on Kubernetes."""
-
-
-def start_logs(level: str) -> None:
-    """Structured logs on stderr, one line each: coloured on a terminal, key=value otherwise."""
-    number = getattr(logging, level.upper())
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the stderr of the moment, not of the start
-        cache_logger_on_first_use=False,
-    )
 
 
 def _loaded(config: Path | None, verbose: bool) -> Loaded:
@@ -170,32 +165,6 @@ def once(
     if not decision.roles:
         errors.print("note: every pool is disabled (`enabled: false`), so there is nothing to decide", markup=False)
     if all(role.blind is not None for role in decision.roles):
-        raise typer.Exit(EXIT_FOUND)
-
-
-@app.command()
-def check(
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Preflight: is Prometheus reachable, are every pool's series there, do labels match, are clocks and samples fresh?
-
-    Exit code 1 with the list of problems, 0 when there is none.
-    """
-    from autoscaler.preflight import preflight  # noqa: PLC0415 - see run
-
-    findings = preflight(_parts(config, verbose), time.time())
-    problems = [finding for finding in findings if not finding.good]
-    if as_json:
-        _out({
-            "ok": not problems,
-            "findings": [{"about": f.about, "ok": f.good, "message": f.message} for f in findings],
-        })  # fmt: skip
-    else:
-        for finding in findings:
-            typer.echo(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.about}: {finding.message}")
-    if problems:
         raise typer.Exit(EXIT_FOUND)
 
 
@@ -328,8 +297,13 @@ def demo(
 
 cli_scoreboard.register(app)
 cli_whatif.register(app)
+cli_backtest.register(app)
+cli_check.register(app)
+cli_manifests.register(app)
+cli_forecast.register(app)
 cli_dashboard.register(app)
 cli_prefixes.register(app)
+cli_plan.register(app)
 
 
 if __name__ == "__main__":

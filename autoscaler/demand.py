@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from autoscaler.foresight import bounds
 from autoscaler.learning import LEAST_WINDOWS, estimate
 from autoscaler.memory import load_now
 from autoscaler.model import Role, Velocity
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from autoscaler.learning import Estimate
     from autoscaler.memory import RoleMemory
+    from autoscaler.model import Foreseen
     from autoscaler.rules import RoleRules, Rules
-    from forecasting.series import Series
 
 MOST_DOUBT = 0.5
 """An unsure velocity is discounted by at most this: 1 / 1.5. Beyond it doubt would cost more GPUs than it is worth."""
@@ -44,6 +45,7 @@ class RoleDemand:
         forecast: tokens/s at the upper quantile at the last of these times.
         velocity: of one replica, tokens/s, with its uncertainty and basis.
         words: how the number came about.
+        foreseen: the bound planned for at each tier's lead time.
     """
 
     load: float | None
@@ -51,6 +53,7 @@ class RoleDemand:
     forecast: float | None
     velocity: Velocity
     words: str
+    foreseen: tuple[Foreseen, ...] = ()
 
 
 def engine_now(known: RoleMemory, rule: RoleRules) -> tuple[Engine, Estimate]:
@@ -112,12 +115,6 @@ class _Load:
     output: float
 
 
-def _quantiles(series: Series, at: float, leads: Sequence[float], rules: Rules) -> list[float]:
-    """Upper quantiles of the load `leads` seconds ahead; zeros for a load never seen."""
-    forecast = rules.forecaster.forecast(series, at, tuple(leads), (rules.quantile,)) if leads else None
-    return [row[0] for row in forecast.values] if forecast is not None else [0.0] * len(leads)
-
-
 def role_demand(known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, rules: Rules, at: float) -> RoleDemand:
     """What a role needs now and at each lead time of its accelerator's tiers.
 
@@ -133,7 +130,7 @@ def role_demand(known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, 
     velocity = velocity_now(known, rule, engine, learned)
     planned = _discounted(engine, velocity.relative_sd)
     leads = [lead for lead in rules.leads(rule.accelerator) if lead > 0]
-    loads = _loads(known, feeding, rules, at, leads)
+    loads, foreseen = _loads(known, feeding, rule, rules, at)
     waiting, in_service = _backlog(known)
     needs = []
     for ahead, load in zip([0.0, *leads], loads, strict=True):
@@ -144,16 +141,16 @@ def role_demand(known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, 
     now = load_now(series)
     far = loads[-1].prompt if prompts else loads[-1].output
     shown = replace(velocity, tokens=velocity.tokens * known.engines_per_replica)
-    return RoleDemand(
-        now, tuple(needs), far if now is not None else None, shown, _words(rules, shown, leads, far, waiting)
-    )
+    words = _words(foreseen, shown, far, waiting)
+    return RoleDemand(now, tuple(needs), far if now is not None else None, shown, words, foreseen)
 
 
-def _words(rules: Rules, velocity: Velocity, leads: Sequence[float], far: float, waiting: float) -> str:
-    horizon = f"{leads[-1]:.0f} s ahead" if leads else "now"
+def _words(foreseen: Sequence[Foreseen], velocity: Velocity, far: float, waiting: float) -> str:
+    last = foreseen[-1] if foreseen else None
+    ahead = f"at the {last.quantile:.0%} quantile {last.lead_s:.0f} s ahead" if last is not None else "now"
     queue = f", {waiting:.0f} waiting" if waiting >= 1 else ""
     return (
-        f"{far:,.0f} tokens/s at the {rules.quantile:.0%} quantile {horizon}{queue}; "
+        f"{far:,.0f} tokens/s {ahead}{queue}; "
         f"{velocity.tokens:,.0f} tokens/s a replica, bound by {velocity.binds} ({velocity.basis})"
     )
 
@@ -167,24 +164,36 @@ def _backlog(known: RoleMemory) -> tuple[float, float]:
 
 
 def _loads(
-    known: RoleMemory, feeding: RoleMemory | None, rules: Rules, at: float, leads: Sequence[float]
-) -> list[_Load]:
-    """Loads now and at each lead; the present one is the last seen, not a quantile."""
-    prompt, output = [load_now(known.prompt_load) or 0.0], [load_now(known.output_load) or 0.0]
-    prompt += _quantiles(known.prompt_load, at, leads, rules)
-    output += _quantiles(known.output_load, at, leads, rules)
-    fed = _fed(known, feeding, rules, at, leads)
-    return [_Load(p, max(o, f)) for p, o, f in zip(prompt, output, fed, strict=True)]
+    known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, rules: Rules, at: float
+) -> tuple[list[_Load], tuple[Foreseen, ...]]:
+    """Loads now and at each lead, and what was foreseen of the role's own kind of tokens, soonest first.
+
+    The present load is the last seen, not a quantile: the reactive hand.
+    """
+    prompts, prompt_ahead = bounds(known.prompt_load, known.kept, rule, rules, at)
+    outputs, output_ahead = bounds(known.output_load, known.kept, rule, rules, at)
+    fed_now, fed_by, fed_ahead = _fed(known, feeding, rule, rules, at)
+    prompt = [load_now(known.prompt_load) or 0.0, *prompt_ahead]
+    output = [max(load_now(known.output_load) or 0.0, fed_now), *map(max, output_ahead, fed_ahead)]
+    foreseen = prompts
+    if rule.key.role is not Role.PREFILL:
+        foreseen = tuple(replace(one, bound=max(one.bound, fed)) for one, fed in zip(outputs, fed_by, strict=True))
+    return [_Load(p, o) for p, o in zip(prompt, output, strict=True)], foreseen
 
 
-def _fed(known: RoleMemory, feeding: RoleMemory | None, rules: Rules, at: float, leads: Sequence[float]) -> list[float]:
-    """Output tokens/s that the prefill role's arrivals will ask of decode; zeros where that cannot be told."""
+def _fed(
+    known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, rules: Rules, at: float
+) -> tuple[float, list[float], list[float]]:
+    """Output tokens/s that the prefill role's arrivals will ask of decode: now, by tier, and by lead time.
+
+    Zeros where that cannot be told.
+    """
     output, prompt = known.shape.output, feeding.shape.prompt if feeding else None
-    if feeding is None or output is None or not prompt:
-        return [0.0] * (1 + len(leads))
-    series = feeding.prompt_load
-    prompts = [load_now(series) or 0.0, *_quantiles(series, at, leads, rules)]
-    return [tokens / prompt * output for tokens in prompts]
+    each = 0.0 if feeding is None or output is None or not prompt else output / prompt
+    source = feeding or known
+    foreseen, ahead = bounds(source.prompt_load, source.kept, rule, rules, at)
+    by_tier = [one.bound * each for one in foreseen]
+    return (load_now(source.prompt_load) or 0.0) * each, by_tier, [bound * each for bound in ahead]
 
 
 def _engines(rule: RoleRules, engine: Engine, mix: Mix, load: _Load, waiting: float, in_service: float) -> int:

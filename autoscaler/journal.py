@@ -31,6 +31,11 @@ def plain_decision(decision: Decision) -> dict[str, Any]:
     return _object(_DECISION.dump_python(decision, mode="json", exclude_none=True))
 
 
+def read_decision(plain: Any) -> Decision:
+    """Inverse of plain_decision. Raises ValueError for anything else."""
+    return _DECISION.validate_python(_object(plain))
+
+
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"{type(value).__name__} instead of an object")

@@ -41,6 +41,13 @@ NOISE = 0.08
 """Relative noise of one window's equation; the recorded runs fit to 2-5 % (median) with 30 s windows."""
 LEARNED_SD = 0.15
 """A velocity counts as learned once its own relative standard deviation is below this."""
+DRIFTED = 8.0
+"""Mean squared misfit (in units of NOISE squared) that means another engine than the one learned: two windows of sheer
+garbage give 9.75 at most before they fade, and a step time changed by half gives up to 17."""
+DRIFT_FORGET = 0.7
+"""Weight left of what was learned after each further window that does not fit: a tenth after seven of them."""
+SETTLED = 30.0
+"""Windows before which a misfit is the prior's, not a change."""
 LEAST_WINDOWS = 4.0
 """... and at least this many whole windows under load have been seen."""
 BUSY_REQUESTS = 3.0
@@ -121,6 +128,7 @@ class Estimate:
     scale: tuple[float, float, float, float]
     prefill_windows: float
     decode_windows: float
+    misfit: float = 1.0
 
     def relative_sd(self, weights: tuple[float, float, float, float]) -> float:
         """Relative standard deviation of w0*a + w1*p + w2*c + w3*d."""
@@ -150,6 +158,8 @@ class Estimate:
             windows = min(windows, self.prefill_windows)
         if windows < LEAST_WINDOWS:
             return False, f"not enough load to learn from ({windows:.1f} of {LEAST_WINDOWS:.0f} windows)"
+        if self.misfit > DRIFTED and self.prefill_windows + self.decode_windows >= SETTLED:
+            return False, f"drifting: the last windows do not fit what was learned ({_about(sd)}); learning anew"
         if sd > LEARNED_SD:
             return False, f"not certain enough after {windows:.0f} windows ({_about(sd)}, wanted ±{LEARNED_SD:.0%})"
         return True, f"learned from {windows:.0f} windows ({_about(sd)})"
@@ -248,6 +258,9 @@ def learn(
         residual = (1.0 - expected) / noise
         misfit += 0.05 * fresh * (min(residual * residual, 100.0) - misfit)
         counts[informs] += fresh
+    if misfit > DRIFTED and sum(counts.values()) >= SETTLED:
+        keep = DRIFT_FORGET**fresh
+        precision, moment = [keep * each for each in precision], [keep * each for each in moment]
     return replace(
         learned,
         precision=tuple(precision),
@@ -300,4 +313,5 @@ def estimate(learned: Learned, prior: Prior) -> Estimate:
         prior.scale,
         learned.prefill_windows,
         learned.decode_windows,
+        learned.misfit,
     )

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from autoscaler.foresight import Kept, judged
+from autoscaler.leadtimes import LeadTimes, learned
 from autoscaler.learning import Learned, Levels, learn
 from autoscaler.model import Role, RoleKey
 from autoscaler.velocity import Mix
@@ -74,6 +76,8 @@ class RoleMemory:
         desired, decided_at: the last wish and when. raised_at: when it last grew.
         plans: (when, planned) within the stabilisation window.
         judged_since, judged_at: first and last tick of the present unbroken run of ticks at which it could be judged.
+        leads: what its starts have taught. under_way: replicas starting at once, at least 1.
+        kept: how far the bounds planned for were kept, by tier.
     """
 
     prompt_load: Series = field(default_factory=Series.empty)
@@ -89,6 +93,9 @@ class RoleMemory:
     plans: tuple[tuple[float, int], ...] = ()
     judged_since: float | None = None
     judged_at: float | None = None
+    leads: LeadTimes = field(default_factory=LeadTimes.none)
+    under_way: int = 1
+    kept: tuple[Kept, ...] = ()
 
     @property
     def queue_slope(self) -> float:
@@ -149,12 +156,22 @@ def saw(memory: Memory, seen: Observation, rules: Rules) -> Memory:
         if told is None:
             continue
         told = _credible(told)
+        updated[rule.key] = _saw_starts(memory.of(rule.key), told, rule, rules, seen.at)
         if told.reporting > 0:
-            updated[rule.key] = _saw_role(memory.of(rule.key), told, rule, rules, seen.at)
+            updated[rule.key] = _saw_role(updated[rule.key], told, rule, rules, seen.at)
         elif told.queued_at_gateway is not None:
             queue = Gauges(seen.at, 0.0, told.queued_at_gateway, None)
-            updated[rule.key] = replace(memory.of(rule.key), gauges=(queue,))
+            updated[rule.key] = replace(updated[rule.key], gauges=(queue,))
     return Memory(updated, seen.at)
+
+
+def _saw_starts(known: RoleMemory, told: RoleObservation, rule: RoleRules, rules: Rules, at: float) -> RoleMemory:
+    """With what the replicas that came up have taught of lead times, and how many are starting now."""
+    under_way = max(1, (told.replicas or 0) - (told.ready or 0))
+    if not told.starts and under_way == known.under_way:
+        return known
+    rungs = [rung for rung in rules.supply if rung.accelerator == rule.accelerator]
+    return replace(known, leads=learned(known.leads, told.starts, at, rungs), under_way=under_way)
 
 
 def _credible(told: RoleObservation) -> RoleObservation:
@@ -222,7 +239,11 @@ def _with_load(known: RoleMemory, told: RoleObservation, rules: Rules, at: float
         prompt = prompt.append(at, max(0.0, told.computed_rate + known.queue_slope * (shape.prompt or 0.0)))
     if told.generation_rate is not None and told.key.role is not Role.PREFILL:
         output = output.append(at, max(0.0, told.generation_rate + known.service_slope * (shape.output or 0.0)))
-    return replace(known, prompt_load=prompt, output_load=output)
+    seen = prompt if told.key.role is Role.PREFILL else output
+    kept = known.kept
+    if kept and (now := load_now(seen)) is not None and seen.newest is not None and seen.newest[0] == at:
+        kept = judged(kept, now, at, rules.bin_s)
+    return replace(known, prompt_load=prompt, output_load=output, kept=kept)
 
 
 def _binned(series: Series, rules: Rules) -> Series:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from autoscaler.supply import Supply  # noqa: TC001 - the journal's reader needs the class itself
+
 
 class Role(StrEnum):
     """What the replicas of a workload do."""
@@ -25,6 +27,17 @@ class Tier(StrEnum):
     START = "start"
     PREEMPT = "preempt"
     PROVISION = "provision"
+
+
+class Step(StrEnum):
+    """What a start consists of, in this order; a tier has those that apply to it."""
+
+    NODE = "node"
+    IMAGE = "image"
+    SCHEDULE = "schedule"
+    WEIGHTS = "weights"
+    ENGINE = "engine"
+    REGISTRATION = "registration"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,6 +83,26 @@ class EngineObservation:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """One replica's start that is over: from being asked for to serving.
+
+    Attributes:
+        name: of the pod; a start is learned from once, however often it is told.
+        tier: where its GPUs came from.
+        asked_at, served_at: Unix time it was asked for, and of its first token (or readiness, where no more is known).
+        steps: (step, seconds) as far as told; what they leave of the whole counts as registration.
+        together: starts of its role under way when it began, itself included.
+    """
+
+    name: str
+    tier: Tier
+    asked_at: float
+    served_at: float
+    steps: tuple[tuple[Step, float], ...] = ()
+    together: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class RoleObservation:
     """What the engines of one role said. Rates are tokens/s, requests/s or seconds/s summed over the reporting engines.
 
@@ -89,7 +122,10 @@ class RoleObservation:
         ttft_busy: seconds/s of TTFT, over first_token_rate its mean.
         step_rate: iterations/s. preemption_rate: requests/s thrown back for want of KV.
         transfer_bytes, transfer_busy: KV bytes/s and seconds/s on the link.
+        arrival_rate, arrival_tokens: requests/s, and their prompt tokens/s with prefix hits, that came in at the
+            gateway for this role, served or not; None where no gateway tells (and for decode, which prefill feeds).
         engines: the engines one by one, where the source tells them apart.
+        starts: replicas that have come up lately; the same one may be told again and again.
     """
 
     key: RoleKey
@@ -118,7 +154,10 @@ class RoleObservation:
     preemption_rate: float | None = None
     transfer_bytes: float | None = None
     transfer_busy: float | None = None
+    arrival_rate: float | None = None
+    arrival_tokens: float | None = None
     engines: tuple[EngineObservation, ...] = ()
+    starts: tuple[Start, ...] = ()
 
     @property
     def itl(self) -> float | None:
@@ -156,6 +195,7 @@ class Observation:
         source: `prometheus`, `scrape`, `simulation`.
         notes: what a person should know about how this was seen.
         failure: why the source as a whole could not be read; None when it could.
+        supply: the cluster's stock in detail; None where no cluster is watched.
     """
 
     at: float
@@ -164,6 +204,7 @@ class Observation:
     source: str = ""
     notes: tuple[str, ...] = ()
     failure: str | None = None
+    supply: Supply | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +237,30 @@ class Take:
 
 
 @dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What was foreseen for one tier, and how far such bounds have been kept.
+
+    Attributes:
+        tier: of the supply. lead_s: planned for it, seconds. lead_basis: what that rests on.
+        quantile: probability that the load stays within the bound, and quantile_basis: why this one.
+        bound: tokens/s, that far ahead.
+        coverage: share of the tier's past bounds that held, faded; None before any could be judged.
+        judged: how many that was, faded. basis: what the bound rests on; `reactive: ...` where the forecast is not
+            relied on.
+    """
+
+    tier: Tier
+    lead_s: float
+    quantile: float
+    bound: float
+    coverage: float | None = None
+    judged: float = 0.0
+    basis: str = ""
+    lead_basis: str = ""
+    quantile_basis: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RoleDecision:
     """What one role should have, and why.
 
@@ -212,6 +277,7 @@ class RoleDecision:
         guards: name and sentence of each guard that changed the number.
         reasons: the sentence's parts: forecast, binding constraint, tier, next-best cost.
         sampled_at: when the signals behind this were seen.
+        foreseen: the bound planned for at each tier's lead time, soonest first.
     """
 
     key: RoleKey
@@ -228,6 +294,7 @@ class RoleDecision:
     guards: tuple[tuple[str, str], ...] = ()
     reasons: tuple[str, ...] = ()
     sampled_at: float | None = None
+    foreseen: tuple[Foreseen, ...] = ()
 
     @property
     def sentence(self) -> str:

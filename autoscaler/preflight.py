@@ -7,13 +7,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autoscaler import build
+from autoscaler import authority, build
 from autoscaler.cluster.live import role_observation
 from autoscaler.errors import CannotSee
+from autoscaler.hearing import why_blind
 from autoscaler.memory import RoleMemory
 from autoscaler.model import Observation, RoleKey
 from autoscaler.once import counts_now, read_now
-from autoscaler.tick import why_blind
 from metrics_adapter.engines import NAME_PATTERN
 from metrics_adapter.prometheus import PrometheusSource
 from metrics_adapter.queries import quoted
@@ -44,7 +44,21 @@ class Finding:
 
 
 def preflight(parts: Parts, now: float) -> list[Finding]:
-    """Look at everything; a source that cannot be reached ends the list."""
+    """Look at everything: the API groups' owners, then the source; one that cannot be reached ends the list."""
+    owned = [Finding("APIService", good, said) for good, said in authority.registered(parts.settings.serving)]
+    return [*owned, *_cluster(parts), *_seen(parts, now)]
+
+
+def _cluster(parts: Parts) -> list[Finding]:
+    """The cluster, where one is watched."""
+    if not parts.settings.cluster.enabled:
+        return []
+    from autoscaler.build_cluster import checked  # noqa: PLC0415 - the client takes 0.4 s; only here is it needed
+
+    return [Finding("kubernetes", good, said) for good, said in checked(parts.settings, parts)]
+
+
+def _seen(parts: Parts, now: float) -> list[Finding]:
     source = build.source(parts.settings, time.time)
     try:
         findings = list(_source(source, now)) if isinstance(source, PrometheusSource) else []

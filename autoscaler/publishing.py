@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from autoscaler.journal import plain_decision
 from metrics_adapter.board import ROLE_LABEL, WORKLOAD_LABEL, Metric, Published, Wish
 from metrics_adapter.exposition import PoolGauges
+from metrics_adapter.exposition_plan import PlanGauges, TierGauges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from autoscaler.dashboard.chronicle import Chronicle
-    from autoscaler.model import Decision, Observation, RoleDecision
-    from metrics_adapter.board import Board
+    from autoscaler.model import Decision, Observation, RoleDecision, RoleKey
+    from metrics_adapter.board import Board, Target
     from metrics_adapter.exposition import Telemetry
 
 POINTS = 240
@@ -27,12 +28,21 @@ SENTENCES = 200
 """Decisions in words kept for the status page."""
 
 
-def wish(decided: RoleDecision) -> Wish:
-    """One role's decision as the board holds it."""
+def wish(decided: RoleDecision, target: Target | None = None, infeasible: str | None = None) -> Wish:
+    """One role's decision as the board holds it.
+
+    The ratio is desired over ready replicas; with none ready it is the desired number itself, as the llm-d variant
+    autoscaler has it (a ratio over 0 would say nothing).
+    """
+    ratio = None
+    if decided.desired is not None and decided.ready is not None:
+        ratio = decided.desired / decided.ready if decided.ready else decided.desired
     values = {
         Metric.DESIRED.value: decided.desired,
         Metric.CURRENT.value: decided.ready,
         Metric.STARTING.value: decided.starting,
+        Metric.RATIO.value: ratio,
+        Metric.SHORTAGE.value: max(0.0, decided.shortage) if decided.desired is not None else None,
     }
     return Wish(
         namespace=decided.key.namespace,
@@ -40,6 +50,8 @@ def wish(decided: RoleDecision) -> Wish:
         values={name: float(value) for name, value in values.items() if value is not None},
         sampled_at=decided.sampled_at,
         blind=decided.blind,
+        infeasible=infeasible,
+        target=target,
     )
 
 
@@ -52,7 +64,22 @@ def gauges(decided: RoleDecision, quantile: float) -> PoolGauges:
         demand=decided.load,
         velocity=decided.velocity.tokens if decided.velocity else None,
         forecast={quantile: decided.forecast} if decided.forecast is not None else None,
+        shortage=decided.shortage if decided.planned is not None else None,
+        tiers=tuple(_tiers(decided)),
     )
+
+
+def _tiers(decided: RoleDecision) -> Iterator[TierGauges]:
+    """What was foreseen at each tier's lead time, and what is taken from it."""
+    taken = {take.tier: float(take.replicas) for take in decided.takes}
+    foreseen = {ahead.tier: ahead for ahead in decided.foreseen}
+    for tier in dict.fromkeys([*foreseen, *taken]):
+        ahead = foreseen.get(tier)
+        replicas = taken.get(tier, 0.0 if decided.planned is not None else None)
+        if ahead is None:
+            yield TierGauges(tier.value, taken=replicas)
+        else:
+            yield TierGauges(tier.value, ahead.bound, ahead.quantile, ahead.coverage, ahead.lead_s, replicas)
 
 
 def kind(before: int | None, decided: RoleDecision) -> str:
@@ -145,6 +172,9 @@ class Publisher:
         quantile: float,
         disabled: Sequence[Wish] = (),
         chronicle: Chronicle | None = None,
+        targets: Mapping[RoleKey, Target] | None = None,
+        *,
+        refuses_infeasible: bool = False,
     ) -> None:
         self._board = board
         self._telemetry = telemetry
@@ -152,18 +182,28 @@ class Publisher:
         self._quantile = quantile
         self._disabled = tuple(disabled)
         self._chronicle = chronicle
+        self._targets = targets or {}
+        self._refuses_infeasible = refuses_infeasible
         self._before: dict[str, int | None] = {}
 
     def publish(self, decision: Decision) -> None:
         """Swap the board's snapshot and bring the gauges up to date."""
-        wishes = tuple(wish(role) for role in decision.roles)
+        plan = decision.plan
+        why = None
+        if self._refuses_infeasible and plan is not None and plan.status == "infeasible":
+            why = "; ".join(plan.notes) or "its bounds, stocks and budget clash"
+        wishes = tuple(wish(role, self._targets.get(role.key), why) for role in decision.roles)
         self._board.publish(Published(decision.at, wishes + self._disabled))
-        self._telemetry.reckoned([gauges(role, self._quantile) for role in decision.roles])
+        plan = decision.plan
+        whole = PlanGauges(plan.cost, plan.next_best_cost) if plan is not None else None
+        self._telemetry.reckoned([gauges(role, self._quantile) for role in decision.roles], whole)
 
     def note(self, seen: Observation, decision: Decision) -> None:
         """Count the decision and remember it for the status page."""
         if seen.failure is not None:
             self._telemetry.source_failed(seen.source or "source")
+        if decision.plan is not None:
+            self._telemetry.solved(decision.plan.status)
         for role in decision.roles:
             self._telemetry.decided(kind(self._before.get(str(role.key)), role))
             for name, _ in role.guards:

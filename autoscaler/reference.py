@@ -135,7 +135,14 @@ def _class(kind: type) -> str:
         return " | ".join(str(member.value) for member in kind)
     if issubclass(kind, BaseModel):
         return "section"
-    return {str: "text", int: "whole number", float: "number", bool: "true or false", SecretStr: "secret text"}[kind]
+    return {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        SecretStr: "secret text",
+        Any: "anything",
+    }[kind]
 
 
 def _plural(annotation: Any) -> str:

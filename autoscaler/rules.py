@@ -47,6 +47,11 @@ class SupplyRules:
     """One rung of the ladder for one accelerator: who gives GPUs, when they serve, and at what price.
 
     `stock` None: taken from the observation (`Stock.free` for start), unlimited when that says nothing either.
+
+    Attributes:
+        lead_s: median from the order to the first token, before any start was seen.
+        spread: 90th percentile over the median; 1 for a lead time that is taken as it stands.
+        commitment_s: what it gives is paid for at least so long.
     """
 
     tier: Tier
@@ -55,6 +60,9 @@ class SupplyRules:
     price_per_gpu_hour: float
     one_off_price: float = 0.0
     granularity: int = 1
+    spread: float = 1.0
+    commitment_s: float = 0.0
+    lead_basis: str = "configured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,11 @@ class Rules:
         roles: in configuration order; several roles of one pool stand together.
         supply: the ladder's rungs, cheapest tier first.
         forecaster: gives quantiles at several horizons.
-        quantile: the upper quantile planned for.
+        quantile: the upper quantile planned for; None: each tier's own, from prices, between `least_quantile` and
+            `most_quantile`.
+        lead_quantile: the lead time that is planned for is kept with this probability.
+        fallback_margin: head-room on the present load one minute ahead where the forecast cannot be relied on; it grows
+            with the square root of the lead. 0: the forecast is taken as it is.
         history_s: length of the load history kept. bin_s: its bins.
         window_s: window of the rates seen.
         mix_memory_s: time constant of the requests' mean shape.
@@ -77,7 +89,11 @@ class Rules:
     roles: tuple[RoleRules, ...]
     supply: tuple[SupplyRules, ...]
     forecaster: Forecaster
-    quantile: float = 0.9
+    quantile: float | None = 0.9
+    least_quantile: float = 0.85
+    most_quantile: float = 0.99
+    lead_quantile: float = 0.9
+    fallback_margin: float = 0.0
     history_s: float = 21_600.0
     bin_s: float = 60.0
     window_s: float = 60.0

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autoscaler.foresight import Kept
+from autoscaler.leadtimes import LeadTimes
 from autoscaler.learning import Learned
 from autoscaler.memory import Gauges, Memory, RoleMemory, Shape
-from autoscaler.model import RoleKey
+from autoscaler.model import RoleKey, Step, Tier
+from forecasting.durations import Durations
 from forecasting.series import Series
 
 if TYPE_CHECKING:
@@ -36,11 +39,39 @@ def to_saved(memory: Memory) -> dict[str, Any]:
             "learned": _flat(known.learned),
             "gauges": [_flat(gauges) for gauges in known.gauges],
             "shape": _flat(known.shape),
+            "leads": _plain_leads(known.leads),
+            "kept": [_flat(kept) for kept in known.kept],
         }
     return {"version": VERSION, "at": memory.at, "roles": roles}
 
 
-def _flat(value: RoleMemory | Learned | Gauges | Shape) -> dict[str, Any]:
+def _plain_leads(leads: LeadTimes) -> dict[str, Any]:
+    """Durations by `tier/step`."""
+    steps = {f"{tier}/{step}": _flat(durations) for (tier, step), durations in leads.steps.items()}
+    return {"steps": steps, "counted": leads.counted}
+
+
+def _leads(plain: Any) -> LeadTimes:
+    steps = {}
+    for name, saved in plain["steps"].items():
+        tier, _, step = name.partition("/")
+        logs = _reals(saved["logs"], len(saved["logs"]))
+        steps[Tier(tier), Step(step)] = Durations(
+            logs,
+            _reals(saved["together"], len(logs)),
+            tuple(_positive(each) for each in _reals(saved["weights"], len(logs))),
+            _whole(saved["count"]),
+            _whole(saved["jumps"]),
+        )
+    return LeadTimes(steps, tuple((str(name), _real(at)) for name, at in plain["counted"]))
+
+
+def _kept(saved: dict[str, Any]) -> Kept:
+    pending = tuple((_real(due), _real(bound)) for due, bound in saved["pending"])
+    return Kept(Tier(saved["tier"]), pending, _real(saved["held"]), _real(saved["judged"]))
+
+
+def _flat(value: RoleMemory | Learned | Gauges | Shape | Durations | Kept) -> dict[str, Any]:
     """A dataclass's fields, not looking inside them."""
     return {name: getattr(value, name) for name in value.__slots__}
 
@@ -62,6 +93,9 @@ def _role(saved: dict[str, Any]) -> RoleMemory:
         shape=Shape(**_each(saved.pop("shape"), _real)),
         engines_per_replica=max(1, _whole(saved.pop("engines_per_replica"))),
         desired=None if (desired := saved.pop("desired")) is None else _whole(desired),
+        leads=_leads(leads) if (leads := saved.pop("leads", None)) is not None else LeadTimes.none(),
+        under_way=max(1, _whole(saved.pop("under_way", 1))),
+        kept=tuple(_kept(kept) for kept in saved.pop("kept", ())),
         plans=tuple((_real(at), _whole(count)) for at, count in saved.pop("plans")),
         **_each(saved, _real),
     )
@@ -86,6 +120,12 @@ def _real(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{value!r} where a finite number belongs")
     return float(value)
+
+
+def _positive(value: float) -> float:
+    if value <= 0:
+        raise ValueError(f"{value!r} where a number above 0 belongs")
+    return value
 
 
 def _whole(value: Any) -> int:

@@ -82,6 +82,8 @@ def run_job(job: Job) -> Result:
     Raises:
         BadSettings: a policy, knob, setup or trace that cannot be; BadTrace: a file that is not sound.
     """
+    if job.seed < 0:
+        raise BadSettings((f"seed is {job.seed}; it must be >= 0",))
     if job.policy == ORACLE:
         return oracle_result(job.trace.load(job.seed), job.setup, seed=job.seed, knobs=job.knobs)
     policy = make(job.policy, job.knobs)

@@ -8,7 +8,6 @@ import signal
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -17,19 +16,25 @@ import structlog
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, RedirectResponse
 
-from autoscaler import __version__, build, store
+from autoscaler import __version__, authority, build, store
+from autoscaler.authority import is_loopback
 from autoscaler.cluster.live import LiveWorld
 from autoscaler.dashboard.api import Dashboard
 from autoscaler.dashboard.chronicle import Chronicle, replicas_of
 from autoscaler.dashboard.replay import Replay
 from autoscaler.errors import BadMemory, BadSettings
 from autoscaler.journal import Journal
+from autoscaler.keda_door import keda_door
 from autoscaler.loop import run
 from autoscaler.memory import Memory
 from autoscaler.publishing import Publisher, Status
 from metrics_adapter.board import Board, Limits
+from metrics_adapter.custom import CustomMetrics
+from metrics_adapter.discovery import Discovery, Documents
 from metrics_adapter.exposition import Exposition, Telemetry
 from metrics_adapter.external import ExternalMetrics
+from metrics_adapter.gate_meter import GateCounts
+from metrics_adapter.keda_rest import KedaRest
 from metrics_adapter.server import Server, ServerError, compose
 from metrics_adapter.tls import ServingCertificate, TlsError, self_signed
 
@@ -38,12 +43,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from autoscaler.build import Parts
+    from autoscaler.cluster.live import Cluster
     from autoscaler.model import Decision, Observation
     from autoscaler.settings import Settings
+    from metrics_adapter.identity import Trust
+    from metrics_adapter.keda_server import KedaServer
     from metrics_adapter.signals import Group, MetricSource, Readings
 
 log = structlog.get_logger(__name__)
 
+CACHES_S = 60.0
+"""How long the first tick waits for the cluster's caches; until then the API answers 503, and an HPA holds."""
 SAVE_EVERY_S = 30.0
 """Memory is saved at most this often, and when a wish changed: a kill in between loses history, never a wish."""
 
@@ -54,6 +64,7 @@ class Doors:
 
     api: Server
     status: Server
+    keda: KedaServer | None = None
 
 
 def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], float] = time.time) -> None:
@@ -79,15 +90,25 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
         doors = _open_doors(settings, board, telemetry, status, _dashboard(settings, chronicle, stack), stack, clock)
         source = build.source(settings, clock)
         stack.callback(source.close)
-        publisher = Publisher(board, telemetry, status, settings.forecast.quantile, parts.disabled, chronicle)
+        publisher = Publisher(
+            board,
+            telemetry,
+            status,
+            settings.forecast.quantile,
+            parts.disabled,
+            chronicle,
+            build.aims(settings),
+            refuses_infeasible=settings.serving.infeasible == "refuse",
+        )
         recorder = Recorder(settings, publisher, telemetry, clock)
-        memory = recorder.restored()
+        memory = build.recalled(recorder.restored(), source, parts, clock())
         if ready_file is not None:
             _announce(ready_file, doors)
         log.info(
             "tidegate runs", version=__version__, source=source.name, api=doors.api.url, status=doors.status.url,
             roles=len(parts.groups), interval_s=settings.loop.interval_s,
         )  # fmt: skip
+        cluster = _cluster(parts, publisher, stack, stop, clock)
         world = LiveWorld(
             Timed(source, recorder.watch),
             parts.groups,
@@ -97,10 +118,26 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
             stop=stop,
             stocks=parts.stocks,
             counts=build.replica_counts(settings, source),
+            starts=build.replica_starts(settings, source),
+            cluster=cluster,
         )
         final = run(world, parts.rules, memory, recorder)
         recorder.close(final)
         log.info("tidegate ends", ticks=status.plain()["ticks"])
+
+
+def _cluster(
+    parts: Parts, publisher: Publisher, stack: ExitStack, stop: Event, clock: Callable[[], float]
+) -> Cluster | None:
+    """Eyes and hands for the cluster, once its caches are filled; None where none is watched."""
+    if not parts.settings.cluster.enabled:
+        return None
+    from autoscaler.build_cluster import open_room  # noqa: PLC0415 - the client takes 0.4 s; only here is it needed
+
+    room = open_room(parts.settings, parts, publisher.publish, stack, clock)
+    if not room.wait_ready(CACHES_S, stop) and not stop.is_set():
+        log.warning("going on without the cluster until it is seen", reason=room.why_not_ready())
+    return room
 
 
 def collect_rarely() -> None:
@@ -214,15 +251,29 @@ def _journal(settings: Settings) -> Journal | None:
         raise BadSettings((f"loop.journal_file: cannot be written: {error}",)) from None
 
 
-def _certificate(settings: Settings, clock: Callable[[], float]) -> ssl.SSLContext:
+def metrics_apis(
+    settings: Settings, board: Board, telemetry: Telemetry
+) -> tuple[Documents, ExternalMetrics, CustomMetrics]:
+    """Discovery and the metrics APIs. Raises ValueError for groups that cannot be."""
+    serving = settings.serving
+    shown = Discovery(serving.discovery)
+    external = ExternalMetrics(board, telemetry, serving.group, shown)
+    custom = CustomMetrics(board, telemetry, serving.custom_group, shown)
+    documents = Documents((external.described(), custom.described()))
+    return documents, external, custom
+
+
+def _certificate(
+    settings: Settings, clock: Callable[[], float], trust: Callable[[], Trust | None] | None = None
+) -> ssl.SSLContext:
     tls = settings.serving.tls
     try:
         if tls.cert_file is not None and tls.key_file is not None:
-            return ServingCertificate(Path(tls.cert_file), Path(tls.key_file), clock).context
+            return ServingCertificate(Path(tls.cert_file), Path(tls.key_file), clock, trust=trust).context
         directory = Path(tls.directory)
         made = self_signed(directory, tls.names, clock())
         return ServingCertificate(
-            made.cert, made.key, clock, lambda: self_signed(directory, tls.names, clock())
+            made.cert, made.key, clock, lambda: self_signed(directory, tls.names, clock()), trust
         ).context
     except TlsError as error:
         raise BadSettings((f"serving.tls: {error}",)) from None
@@ -253,28 +304,23 @@ def _open_doors(
 ) -> Doors:
     serving = settings.serving
     try:
-        external = ExternalMetrics(board, telemetry, serving.group).router()
+        documents, external, custom = metrics_apis(settings, board, telemetry)
+        gated = authority.opened(serving, GateCounts(telemetry.registry), stack)
+        gate, trust = (gated[0], gated[1].trust) if gated else (None, None)
         own = Exposition(board, telemetry).router()
-        api = Server(compose([external, own], telemetry), serving.host, serving.port, _certificate(settings, clock))
+        rest = KedaRest(board, telemetry).router()
+        app = compose([documents.router(), own, rest], telemetry, gate, [external, custom])
+        api = Server(app, serving.host, serving.port, _certificate(settings, clock, trust))
         shown = [status_router(status)]
         if serving.dashboard == "open" or is_loopback(serving.status_host):
             shown.append(dashboard.router())
         plain = Server(compose([own, *shown], telemetry), serving.status_host, serving.status_port)
+        scaler = keda_door(serving, board, telemetry, stack, clock)
         stack.enter_context(api)
         stack.enter_context(plain)
     except (ServerError, ValueError) as error:
         raise BadSettings((f"serving: {error}",)) from None
-    return Doors(api, plain)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return Doors(api, plain, scaler)
 
 
 def status_router(status: Status) -> APIRouter:
@@ -294,8 +340,11 @@ def status_router(status: Status) -> APIRouter:
 
 def _announce(path: Path, doors: Doors) -> None:
     part = path.with_name(path.name + ".part")
+    addresses = {"api": doors.api.url, "status": doors.status.url}
+    if doors.keda is not None:
+        addresses["keda"] = doors.keda.address
     try:
-        part.write_text(json.dumps({"api": doors.api.url, "status": doors.status.url}), encoding="utf-8")
+        part.write_text(json.dumps(addresses), encoding="utf-8")
         part.replace(path)
     except OSError as error:
         raise BadSettings((f"--ready-file: cannot be written: {error}",)) from None

@@ -13,6 +13,9 @@ from pydantic import Field, model_validator
 
 from autoscaler.model import Role
 from autoscaler.settings_checks import problems, series_match
+from autoscaler.settings_cluster import ClusterSettings, Mode
+from autoscaler.settings_keda import KedaSettings  # noqa: TC001 - pydantic needs the class itself
+from autoscaler.settings_serving import AuthenticationSettings, ServiceSettings
 from autoscaler.settings_source import PrometheusSettings, SourceSettings
 from autoscaler.settings_types import (
     CertificateName,
@@ -33,6 +36,7 @@ from autoscaler.settings_types import (
     SomeGpus,
     SomePrice,
     SomeReplicas,
+    Spread,
     Text,
 )
 
@@ -50,9 +54,16 @@ class SloSettings(Door):
 class ScaleTarget(Door):
     """The Kubernetes object whose replicas follow."""
 
-    kind: Literal["Deployment", "StatefulSet", "LeaderWorkerSet"] = Field(
-        "Deployment", description="Kind; kube-state-metrics counts the first two only."
-    )
+    kind: Literal[
+        "Deployment",
+        "StatefulSet",
+        "LeaderWorkerSet",
+        "RoleBasedGroupScalingAdapter",
+        "DisaggregatedSetRoleScaler",
+        "PodClique",
+        "PodCliqueScalingGroup",
+        "DynamoGraphDeploymentScalingAdapter",
+    ] = Field("Deployment", description="Kind; kube-state-metrics counts the first two only.")
     name: ObjectName = Field(..., description="Its name, in the pool's namespace.")
 
 
@@ -102,6 +113,7 @@ class PoolSettings(Door):
         ..., min_length=1, description="Either `colocated`, or `prefill` and `decode`."
     )
     enabled: bool = Field(default=True, description="false: not looked at, and its metric says so.")
+    mode: Mode | None = Field(None, description="Most that may be done for it; empty: as `cluster` says.")
 
     @model_validator(mode="after")
     def _roles_fit(self) -> Self:
@@ -120,16 +132,26 @@ class SupplySettings(Door):
     provisionable_gpus: Gpus = Field(0, description="To be had as new nodes.")
     node_gpus: SomeGpus = Field(1, description="GPUs of one new node.")
     price_per_gpu_hour: SomePrice = Field(2.5, description="Price of one GPU for an hour.")
+    node_commitment_s: SecondsOrNone = Field(600.0, description="A new node is paid for at least so long.")
     preempt_price_per_gpu: Price = Field(1.0, description="Lost training work and requeue, per GPU taken, once.")
     provision_price_per_gpu: Price = Field(0.5, description="Minimum billing of a new node, per GPU, once.")
 
 
 class LeadSettings(Door):
-    """How long each tier takes from the order to the first token. Learned figures replace these later."""
+    """How long each tier takes from the order to the first token, until starts have been seen; learned from then on.
+
+    The spreads (90th percentile over median) are those of measured starts: 200/115, and judged 325/174 and 720/300.
+    """
 
     start_s: Seconds = Field(115.0, description="New replica on a free prepared GPU (measured median, llm-d FMA).")
     preempt_s: Seconds = Field(160.0, description="Start after training has checkpointed and left (+45 s).")
     provision_s: Seconds = Field(300.0, description="New node, image, weights, engine.")
+    start_spread: Spread = Field(1.74, description="90th percentile of `start_s` over its median; 1: as it stands.")
+    preempt_spread: Spread = Field(1.87, description="The same of `preempt_s`.")
+    provision_spread: Spread = Field(2.4, description="The same of `provision_s`.")
+    quantile: float = Field(
+        0.9, ge=0.5, le=0.999, description="The lead time planned for is kept with this probability."
+    )
 
     @model_validator(mode="after")
     def _ladder(self) -> Self:
@@ -162,8 +184,33 @@ class ForecastSettings(Door):
     kind: Literal["last-value", "quantile"] = Field(
         "quantile", description="The load as it is, or its upper quantile by what it did before."
     )
-    quantile: float = Field(0.9, ge=0.5, lt=1.0, description="Upper quantile of the load that is planned for.")
-    history_s: Seconds = Field(21_600.0, description="Load history kept in memory.")
+    quantile_by: Literal["prices", "fixed"] = Field(
+        "prices",
+        description="prices: each tier's own quantile, from what a missing replica costs against an idle one over the "
+        "time it is kept; fixed: `quantile` for all.",
+    )
+    quantile: float = Field(
+        0.9, ge=0.5, lt=1.0, description="Upper quantile of the load that is planned for, with quantile_by: fixed."
+    )
+    least_quantile: float = Field(0.85, ge=0.5, lt=1.0, description="Never less, whatever the prices say.")
+    most_quantile: float = Field(0.99, ge=0.5, lt=1.0, description="Never more.")
+    fallback_margin: float = Field(
+        0.3,
+        ge=0,
+        le=10,
+        description="Head-room on the present load one minute ahead where the forecast is too young or was wrong too "
+        "often; grows with the square root of the lead, up to the load itself. 0: the forecast is taken as it is.",
+    )
+    history_s: Seconds = Field(
+        21_600.0,
+        description="Load history kept in memory; a start without memory reads as much from Prometheus.",
+    )
+
+    @model_validator(mode="after")
+    def _quantiles(self) -> Self:
+        if self.least_quantile > self.most_quantile:
+            raise ValueError(f"least_quantile: {self.least_quantile:g} is above most_quantile {self.most_quantile:g}")
+        return self
 
 
 class PlanSettings(Door):
@@ -188,7 +235,12 @@ class TlsSettings(Door):
     key_file: File | None = Field(None, description="Its key (PEM, no passphrase).")
     directory: File = Field(".tidegate/tls", description="Where the self-signed CA and certificate are kept.")
     names: tuple[CertificateName, ...] = Field(
-        ("localhost", "127.0.0.1", "tidegate.tidegate-system.svc"),
+        (
+            "localhost",
+            "127.0.0.1",
+            "tidegate.tidegate-system.svc",
+            "tidegate-headless.tidegate-system.svc.cluster.local",
+        ),
         min_length=1,
         description="Names and addresses in the self-signed certificate.",
     )
@@ -206,6 +258,15 @@ class ServingSettings(Door):
     host: HeaderText = Field("127.0.0.1", description="Where the external-metrics API listens (TLS). 0.0.0.0 in a pod.")
     port: Port = Field(6443, description="Its port; 0 picks a free one.")
     group: ObjectName = Field("external.metrics.k8s.io", description="API group; another where KEDA owns this one.")
+    custom_group: ObjectName = Field("custom.metrics.k8s.io", description="API group of the custom metrics.")
+    discovery: Literal["static", "full"] = Field(
+        "static", description="static: resource lists name one metric; full: every metric there is."
+    )
+    infeasible: Literal["last", "refuse"] = Field(
+        "last", description="While no plan is feasible: the last feasible number is served, or none (503)."
+    )
+    authentication: AuthenticationSettings = Field(AuthenticationSettings(), description="Who may ask.")
+    service: ServiceSettings = Field(ServiceSettings(), description="Our Service, as APIService objects name it.")
     status_host: HeaderText = Field(
         "127.0.0.1", description="Where /metrics, health and the status page listen (plain HTTP). 0.0.0.0 in a pod."
     )
@@ -216,6 +277,7 @@ class ServingSettings(Door):
     )
     soft_age_s: Seconds = Field(45.0, description="Decisions older than this are marked as ageing.")
     hard_age_s: Seconds = Field(120.0, description="Decisions older than this are refused (503).")
+    keda: KedaSettings | None = Field(None, description="KEDA's external scaler (gRPC); empty: not served.")
     tls: TlsSettings = Field(TlsSettings(), description="Certificate of the external-metrics API.")
 
     @model_validator(mode="after")
@@ -268,6 +330,7 @@ class Settings(Door):
     plan: PlanSettings = Field(PlanSettings(), description="The optimiser.")
     guards: GuardSettings = Field(GuardSettings(), description="Caution.")
     serving: ServingSettings = Field(ServingSettings(), description="The servers.")
+    cluster: ClusterSettings = Field(ClusterSettings(), description="Watching Kubernetes, and acting on it.")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], LowerCase] = Field(
         "info", description="Least severe log lines that are written (to stderr)."
     )

@@ -33,6 +33,7 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _shared_targets(settings)
     yield from _unknown_stocks(settings)
     yield from _uncounted(settings)
+    yield from _acted_on(settings)
     if settings.source.kind == "scrape" and not settings.source.scrape.targets and not settings.source.scrape.file_sd:
         yield "source.scrape: source.kind is scrape, but neither targets nor file_sd says what to scrape; give one"
     if settings.serving.hard_age_s <= settings.loop.interval_s:
@@ -113,3 +114,24 @@ def _uncounted(settings: Settings) -> Iterator[str]:
                     f"pools[{index}].roles.{role}.target: source.replica_counts is kube-state-metrics, which needs "
                     f"to know whose replicas to count: name a {' or '.join(KUBE_STATE_KINDS)}"
                 )
+
+
+def _acted_on(settings: Settings) -> Iterator[str]:
+    """What hands in the cluster need to know."""
+    own = settings.cluster
+    if not own.enabled:
+        return
+    known = {supply.accelerator for supply in settings.supply}
+    for index, ordered in enumerate(own.provisioning):
+        where = f"cluster.provisioning[{index}].accelerator"
+        if known and ordered.accelerator not in known:
+            yield f"{where}: supply does not list {ordered.accelerator!r} ({', '.join(sorted(known))})"
+        if any(ordered.accelerator == other.accelerator for other in own.provisioning[:index]):
+            yield f"{where}: {ordered.accelerator!r} is listed already; one way of ordering per accelerator"
+    pools = {(pool.namespace, pool.name) for pool in settings.pools}
+    for index, kept in enumerate(own.weights):
+        if (kept.namespace, kept.pool) not in pools:
+            yield f"cluster.weights[{index}].pool: there is no pool {kept.namespace}/{kept.pool}; name one of `pools`"
+        if kept.min_workers > kept.max_workers:
+            where = f"cluster.weights[{index}].min_workers"
+            yield f"{where}: {kept.min_workers} is above max_workers {kept.max_workers}"

@@ -174,6 +174,8 @@ def _lower(value: Any) -> Any:
 Seconds = Annotated[float, Field(gt=0, le=86_400, json_schema_extra={"unit": "s"})]
 SecondsOrNone = Annotated[float, Field(ge=0, le=86_400, json_schema_extra={"unit": "s"})]
 """0 switches it off."""
+Spread = Annotated[float, Field(ge=1, le=100)]
+"""A 90th percentile over its median."""
 Gpus = Annotated[int, Field(ge=0, le=10_000_000, json_schema_extra={"unit": "GPUs"})]
 SomeGpus = Annotated[int, Field(ge=1, le=100_000, json_schema_extra={"unit": "GPUs"})]
 Replicas = Annotated[int, Field(ge=0, le=100_000, json_schema_extra={"unit": "replicas"})]

@@ -13,19 +13,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autoscaler.demand import RoleDemand, pool_demands
+from autoscaler.foresight import promised, said
 from autoscaler.guards import Standing, guarded
+from autoscaler.hearing import why_blind, why_partial
+from autoscaler.leadtimes import with_learned_leads
 from autoscaler.memory import Memory, RoleMemory, saw
 from autoscaler.model import Decision, PlanEvidence, Role, RoleDecision, RoleKey, Take, Tier
-from optimizer.plan import plan
-from optimizer.problem import Demand, Need, Problem, Source, Starting
-from optimizer.problem import Rules as PlanRules
+from autoscaler.supply_plan import supply_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from autoscaler.model import Observation, RoleObservation, Stock
-    from autoscaler.rules import RoleRules, Rules, SupplyRules
-    from optimizer.plan import NeedPlan, Plan
+    from autoscaler.model import Observation, RoleObservation
+    from autoscaler.rules import RoleRules, Rules
+    from optimizer import Plan, PoolPlan
 
 
 Unheard = Mapping[tuple[str, str], Mapping[RoleKey, str]]
@@ -64,21 +65,23 @@ class Planned:
         """Sort the plan by role: takes by their need, constraints by the key they name (`capacity[key@lead=0]`)."""
         takes: dict[str, tuple[Take, ...]] = {}
         binding: dict[str, tuple[str, ...]] = {}
-        for take in plan.taken if plan else ():
-            takes[take.need] = (*takes.get(take.need, ()), Take(Tier(take.tier), take.units, take.lead_s))
+        for one in plan.actions if plan else ():
+            if one.now and one.pool and one.tier is not None:
+                take = Take(Tier(one.tier.value), one.replicas, one.lands_s - one.at_s)
+                takes[one.pool] = (*takes.get(one.pool, ()), take)
         for name in plan.binding if plan else ():
             key = name.partition("[")[2].removesuffix("]").partition("@")[0]
             binding[key] = (*binding.get(key, ()), name)
         return cls(plan, takes, binding)
 
-    def need(self, key: RoleKey) -> NeedPlan | None:
+    def need(self, key: RoleKey) -> PoolPlan | None:
         """What the plan wants for a role; None when it was not planned for."""
-        return self.plan.needs.get(str(key)) if self.plan is not None else None
+        return self.plan.pools.get(str(key)) if self.plan is not None else None
 
     def target(self, key: RoleKey) -> int | None:
         """How many replicas the plan wants for a role."""
         need = self.need(key)
-        return need.target if need is not None else None
+        return need.roles[""].target if need is not None else None
 
 
 def tick(seen: Observation, memory: Memory, rules: Rules) -> tuple[Decision, Memory]:
@@ -90,13 +93,14 @@ def tick(seen: Observation, memory: Memory, rules: Rules) -> tuple[Decision, Mem
         rules: what is wanted.
     """
     memory = saw(memory, seen, rules)
+    rules = with_learned_leads(rules, memory)
     told = {role.key: role for role in seen.roles}
     blind = {rule.key: why_blind(told.get(rule.key), seen, memory.of(rule.key)) for rule in rules.roles}
     counts = {rule.key: count(told.get(rule.key), memory.of(rule.key), rules, seen.at) for rule in rules.roles}
     demands = _demands(memory, rules, seen.at, blind)
-    made = Planned.of(_plan(demands, counts, seen, rules))
+    made = Planned.of(supply_plan(demands, counts, seen, rules))
     blind_in = _by_pool(blind)
-    partial_in = _by_pool({rule.key: _partial(told.get(rule.key)) for rule in rules.roles})
+    partial_in = _by_pool({rule.key: why_partial(told.get(rule.key)) for rule in rules.roles})
     decided = []
     remembered = dict(memory.roles)
     for rule in rules.roles:
@@ -105,35 +109,9 @@ def tick(seen: Observation, memory: Memory, rules: Rules) -> tuple[Decision, Mem
         one = _decide(rule, demands.get(rule.key), counts[rule.key], made, standing, rules)
         one = replace(one, sampled_at=told[rule.key].sampled_at if rule.key in told else None)
         decided.append(one)
+        known = replace(known, kept=promised(known.kept, one.foreseen, seen.at, rules.bin_s))
         remembered[rule.key] = asked_for(known, one, seen.at)
     return Decision(seen.at, tuple(decided), _evidence(made.plan), seen.failure), Memory(remembered, seen.at)
-
-
-def why_blind(told: RoleObservation | None, seen: Observation, known: RoleMemory) -> str | None:
-    """Why a role cannot be judged, in words; None when it can.
-
-    A role without any replica is not blind: there is nobody to report. No series is not the same as no load.
-    """
-    if seen.failure is not None or told is None:
-        return seen.failure or "it was not asked about"
-    empty = told.reporting == 0 and told.replicas == 0 and known.desired in {0, None}
-    if empty:
-        return None
-    if told.rate_engines > 0:
-        return _unmeasured(told)
-    if told.reporting > 0:
-        return "no rates yet: its engines have been sampled only once within the window"
-    if told.stale > 0:
-        return f"{told.stale} engines have only samples that are too old or not finite"
-    return f"no engine reports, though {told.ready} replicas are up" if told.ready else "no series match its labels"
-
-
-def _unmeasured(told: RoleObservation) -> str | None:
-    """Which load nobody reports although engines do; None when all that the role's demand needs is there."""
-    prompts = told.key.role is not Role.DECODE and told.computed_rate is None
-    outputs = told.key.role is not Role.PREFILL and told.generation_rate is None
-    missing = [name for absent, name in ((prompts, "prompt"), (outputs, "output")) if absent]
-    return f"its engines report no {' nor '.join(missing)} tokens/s" if missing else None
 
 
 def count(told: RoleObservation | None, known: RoleMemory, rules: Rules, at: float) -> Counts:
@@ -166,73 +144,6 @@ def _demands(memory: Memory, rules: Rules, at: float, blind: Mapping[RoleKey, st
         for role, demand in pool_demands(able, roles, rules, at).items():
             found[roles[role].key] = demand
     return found
-
-
-def _plan(
-    demands: Mapping[RoleKey, RoleDemand], counts: Mapping[RoleKey, Counts], seen: Observation, rules: Rules
-) -> Plan | None:
-    """One plan for all judged roles; None when there is none to judge."""
-    needs = tuple(
-        _need(rule, demands[rule.key], counts[rule.key], rules) for rule in rules.roles if rule.key in demands
-    )
-    if not needs:
-        return None
-    held: dict[str, int] = {}
-    for rule in rules.roles:
-        standing = counts[rule.key]
-        here = standing.arrived + standing.starting
-        gpus = rule.gpus * (here if rule.key in demands else max(here, standing.base))
-        held[rule.accelerator] = held.get(rule.accelerator, 0) + gpus
-    stocks = {stock.accelerator: stock for stock in seen.stocks}
-    sources = tuple(_source(rung, stocks.get(rung.accelerator), held.get(rung.accelerator, 0)) for rung in rules.supply)
-    problem = Problem(
-        needs,
-        sources,
-        PlanRules(budget_per_hour=rules.budget_per_hour, max_gpus_preempted=rules.max_gpus_preempted),
-        rules.horizon_s,
-    )
-    return plan(problem, time_limit_s=rules.time_limit_s, gap=rules.gap)
-
-
-def _need(rule: RoleRules, demand: RoleDemand, counts: Counts, rules: Rules) -> Need:
-    """A role's demand in whole replicas (head-room included), one unit of capacity each."""
-    price = min((r.price_per_gpu_hour for r in rules.supply if r.accelerator == rule.accelerator), default=1.0)
-    leads = rules.leads(rule.accelerator)
-    lands = leads[0] if leads else 0.0
-    starting = (Starting(counts.starting, lands),) if counts.starting else ()
-    return Need(
-        key=str(rule.key),
-        resource=rule.accelerator,
-        demand=tuple(Demand(ahead, float(min(replicas, rule.maximum))) for ahead, replicas in demand.at),
-        unit_capacity=1.0,
-        gpus_per_unit=rule.gpus,
-        current=counts.arrived,
-        minimum=rule.minimum,
-        maximum=rule.maximum,
-        shortage_price=rule.shortage_price,
-        starting=starting,
-        price_per_gpu_hour=price,
-    )
-
-
-def _source(rung: SupplyRules, stock: Stock | None, held: int) -> Source:
-    """A rung with its present stock. `Stock.free` counts all prepared GPUs; what the pools hold is taken off here."""
-    gpus: int | None = None
-    if stock is not None:
-        gpus = {Tier.START: stock.free, Tier.PREEMPT: stock.preemptible, Tier.PROVISION: stock.provisionable}[rung.tier]
-        if rung.tier is Tier.START and gpus is not None:
-            gpus = max(0, gpus - held)
-    return Source(
-        key=f"{rung.tier}/{rung.accelerator}",
-        tier=rung.tier.value,
-        resource=rung.accelerator,
-        gpus=gpus,
-        lead_s=rung.lead_s,
-        price_per_gpu_hour=rung.price_per_gpu_hour,
-        one_off_price=rung.one_off_price,
-        granularity=rung.granularity,
-        preempts=rung.tier is Tier.PREEMPT,
-    )
 
 
 def _judged(known: RoleMemory, planned: int | None, rules: Rules, at: float) -> RoleMemory:
@@ -276,25 +187,11 @@ def _standing(
     )
 
 
-def _partial(told: RoleObservation | None) -> str | None:
-    """Why only part of the role is heard; None when all of it is."""
-    if told is None or told.reporting == 0:
-        return None
-    heard = told.reporting // max(told.engines_per_replica, 1)
-    if told.ready is not None and heard < told.ready:
-        return f"only {heard} of {told.ready} replicas report"
-    if told.stale:
-        return f"{told.stale} engines have only samples that are too old or not finite"
-    if told.rate_engines < told.reporting:
-        return f"only {told.rate_engines} of {told.reporting} engines have rates yet"
-    return None
-
-
 def _decide(
     rule: RoleRules, demand: RoleDemand | None, counts: Counts, made: Planned, standing: Standing, rules: Rules
 ) -> RoleDecision:
     need = made.need(rule.key)
-    planned = need.target if need is not None else None
+    planned = made.target(rule.key)
     desired, guards = guarded(planned, standing, rules.guards)
     known_at_all = counts.ready is not None or counts.replicas is not None or planned is not None or counts.asked
     shortage = max((lacking for ahead, lacking in need.shortage if ahead > 0), default=0.0) if need else 0.0
@@ -313,6 +210,7 @@ def _decide(
         blind=standing.blind,
         guards=guards,
         reasons=tuple(_reasons(demand, made, rule.key, shortage)),
+        foreseen=demand.foreseen if demand else (),
     )
 
 
@@ -324,6 +222,7 @@ def _reasons(demand: RoleDemand | None, made: Planned, key: RoleKey, shortage: f
         yield f"{take.replicas} by {take.tier}, serving in {take.lead_s:.0f} s"
     if mine := made.binding.get(str(key)):
         yield "binding: " + ", ".join(mine)
+    yield from said(demand.foreseen)
     if shortage > 0:
         yield f"short of {shortage:.0f} replicas"
 

@@ -25,10 +25,8 @@ def main() -> None:
     for line in found:
         print(line.text())
     print(f"\n{sum(line.within for line in found)} of {len(found)} within target")
-    for play in step.PLAYS:
-        for how in step.READINGS:
-            print(f"{step.names(play)}, {how}: {' > '.join(step.ordering(play, how))}")
-    print(f"published: {' > '.join(step.PUBLISHED)}")
+    for whose, shapes in zip(("published", "simulated"), step.ordering(), strict=True):
+        print(f"{whose}: {' > '.join(shapes)}")
     if splitwise.TABLE.is_file():
         print("\n".join(splitwise.missed()))
 

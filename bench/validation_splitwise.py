@@ -1,8 +1,12 @@
 """The Splitwise per-request tables (BLOOM-176B and Llama-2-70B on A100 and H100, vLLM of 2023) against the simulator.
 
-One profile per model, GPU type and tensor parallelism, fitted on its rows of median_table.csv by least absolute
-relative error (the target is a median); then every row is played: as many requests as its batch, at once, into one
-engine without chunking. Batches of 32 and more on two GPUs did not fit and are left out.
+One profile per model, GPU type and tensor parallelism, from its rows of median_table.csv: decoding by least absolute
+relative error (the target is a median), a step's prompt time as in Splitwise's own simulator, read off the profiled
+batches by the sum of their tokens. Then every row is played: as many requests as its batch, at once, into one engine
+without chunking. Batches of 32 and more on two GPUs did not fit and are left out.
+
+That a curve goes through its own points says little. So a second profile is read from the single prompts (128 to 8,192
+tokens) alone, and has to predict what batches of 2 to 64 prompts of 512 tokens take.
 """
 
 from __future__ import annotations
@@ -19,9 +23,10 @@ from validation_table import DATA, Line
 
 from autoscaler.model import Role
 from autoscaler.simulator.engine_types import EngineProfile
-from autoscaler.simulator.fleet import Fleet, Gateway
+from autoscaler.simulator.fleet import Fleet
 from autoscaler.simulator.requests import Workload
 from autoscaler.simulator.score import latencies
+from autoscaler.simulator.wiring import Gateway
 
 TABLE = DATA / "hw_profiles" / "splitwise_sim" / "median_table.csv"
 TARGET = 0.10
@@ -51,18 +56,19 @@ def table() -> dict[str, list[Row]]:
 
 
 def fitted(rows: list[Row]) -> EngineProfile:
-    """a, b, c and d at once: a step over a batch's prompts, and the mean of its decode steps."""
-    design = []
-    for prompt, batch, output, first, gap in rows:
-        design.append(np.array((1, prompt * batch, batch, 0)) / first)
-        design.append(np.array((1, 0, batch, batch * (prompt + output / 2))) / gap)
+    """a, c and d from the mean decode step of each row, the prompts' curve from the time to its first tokens."""
+    design = [np.array((1, batch, batch * (prompt + output / 2))) / gap for prompt, batch, output, _, gap in rows]
     matrix = np.array(design)
     scale, count = matrix.max(axis=0), len(matrix)
-    costs = np.r_[np.zeros(4), np.ones(2 * count)]
+    costs = np.r_[np.zeros(3), np.ones(2 * count)]
     equal = np.hstack([matrix / scale, -np.eye(count), np.eye(count)])
-    solved = linprog(costs, A_eq=equal, b_eq=np.ones(count), bounds=(0, None)).x[:4]
-    a, b, c, d = (float(one) for one in solved / scale)
-    return EngineProfile(a, b, c, d, KV, SEQUENCES, BUDGET)
+    solved = linprog(costs, A_eq=equal, b_eq=np.ones(count), bounds=(0, None)).x[:3]
+    a, c, d = (float(one) for one in solved / scale)
+    curve: dict[int, list[float]] = {}
+    for prompt, batch, _, first, _ in rows:
+        curve.setdefault(prompt * batch, []).append(first - c * batch)
+    points = tuple((tokens, statistics.median(seconds)) for tokens, seconds in sorted(curve.items()))
+    return EngineProfile(a, 0.0, c, d, KV, SEQUENCES, BUDGET, prefill_curve=points)
 
 
 def played(profile: EngineProfile, row: Row) -> tuple[float, float]:
@@ -79,12 +85,14 @@ def played(profile: EngineProfile, row: Row) -> tuple[float, float]:
 
 
 @cache
-def errors(name: str) -> tuple[tuple[Row, float, float], ...]:
-    """Each row with its relative errors of TTFT and TPOT."""
+def errors(name: str, *, unseen: bool = False) -> tuple[tuple[Row, float, float], ...]:
+    """Each row with its relative errors of TTFT and TPOT; `unseen`: only batches, by a profile that knows none."""
     rows = table()[name]
-    profile = fitted(rows)
+    profile = fitted([row for row in rows if row[1] == 1] if unseen else rows)
     found = []
     for row in rows:
+        if unseen and row[1] == 1:
+            continue
         ttft, tpot = played(profile, row)
         found.append((row, ttft / row[3] - 1, tpot / row[4] - 1))
     return tuple(found)
@@ -99,9 +107,18 @@ def line(name: str, column: Literal[1, 2]) -> Line:
     return Line(f"Splitwise {name}", f"{QUANTITIES[column]}, median |error| of rows", real, made, TARGET, miss=miss)
 
 
+def batch_line(name: str) -> Line:
+    """TTFT of batches by the profile that was read from single prompts."""
+    rows = errors(name, unseen=True)
+    real = statistics.median(one[0][3] for one in rows)
+    made = statistics.median(one[0][3] * (1 + one[1]) for one in rows)
+    miss = statistics.median(abs(one[1]) for one in rows)
+    return Line(f"Splitwise {name}", "TTFT of unseen batches, |error|", real, made, TARGET, miss=miss)
+
+
 def lines() -> list[Line]:
-    """Both quantities of every profile."""
-    return [line(name, column) for name in table() for column in QUANTITIES]
+    """Both quantities of every profile, and batches on their own."""
+    return [one for name in table() for one in (*(line(name, column) for column in QUANTITIES), batch_line(name))]
 
 
 def missed() -> list[str]:

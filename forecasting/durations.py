@@ -47,11 +47,12 @@ CARRIED = 10.0
 """After a jump, what lay before it weighs as much as this many starts at most, its place moved by the jump."""
 JUMP_GAIN = 7.0
 """Gain in log-likelihood from which a move is a jump; a false one costs little, since the shape is kept."""
-MOVES = np.linspace(-3.0, 3.0, 121)
-"""Moves of the logarithm that are tried: a factor of 1/20 to 20 in steps of 5 %."""
-LEAST_AFTER = 4
-MOST_AFTER = 16
+MOVES = np.linspace(-3.0, 3.0, 61)
+"""Moves of the logarithm that are tried: a factor of 1/20 to 20 in steps of 10 %."""
+AFTER = (4, 6, 8, 11, 16)
+"""Newest starts that are held against those before them."""
 LEAST_BEFORE = 8
+_KNOTS = np.linspace(-5.0, 5.0, 81)
 PRIOR_STARTS = 3.0
 """Starts after which the prior and the data weigh the same."""
 SHARING_SD = 0.3
@@ -61,7 +62,9 @@ FLOOR_VARIANCE = 0.06
 LEAST_PAIR = 5
 """Starts before two populations are thought of."""
 ROUNDS = 30
-POINTS = 128
+SETTLED = 1e-3
+"""Change of the share after which another round would say the same."""
+POINTS = 48
 """Equally likely values that stand for a distribution when sums are taken."""
 
 
@@ -124,8 +127,16 @@ class Mixture:
         return float(self._quantiles(np.array([quantile]))[0])
 
     def points(self, count: int = POINTS) -> Floats:
-        """Equally likely values: the medians of `count` slices of the same probability, ascending, seconds."""
-        return self._quantiles((np.arange(count) + 0.5) / count)
+        """Equally likely values: the medians of `count` slices of the same probability, ascending, seconds.
+
+        Between knots at eighths of each population's deviation, linearly in the logarithm: within 0.2 %.
+        """
+        weights, mus, sigmas = (np.array(each) for each in (self.weights, self.mus, self.sigmas))
+        sigmas = np.maximum(sigmas, 1e-9)
+        knots = np.sort((mus + sigmas * _KNOTS[:, None]).ravel())
+        below = (weights * ndtr((knots[:, None] - mus) / sigmas)).sum(axis=1)
+        found: Floats = np.exp(np.interp((np.arange(count) + 0.5) / count, below, knots))
+        return found
 
     def _quantiles(self, quantiles: Floats) -> Floats:
         """By bisection of the logarithm, 50 halvings: exact to 1e-13 of the span."""
@@ -196,7 +207,9 @@ def _jump(durations: Durations, prior: DurationPrior) -> tuple[int, float] | Non
     logs, _ = _alone(durations, prior)
     size = len(logs)
     best, found = JUMP_GAIN, None
-    for after in range(LEAST_AFTER, min(MOST_AFTER, size - LEAST_BEFORE) + 1):
+    for after in AFTER:
+        if size - after < LEAST_BEFORE:
+            break
         place = size - after
         weights = np.array(durations.weights[:place])
         if weights.sum() < LEAST_BEFORE:
@@ -298,10 +311,12 @@ def _pair(logs: Floats, weights: Floats, count: float) -> tuple[list[tuple[float
         first = weights * a / (a + b + 1e-300)
         second = weights - first
         n1, n2 = float(first.sum()) + 1e-9, float(second.sum()) + 1e-9
-        share = (n1 + 1) / (count + 2)
+        before, share = share, (n1 + 1) / (count + 2)
         m1, m2 = float((first * logs).sum()) / n1, float((second * logs).sum()) / n2
         v1 = (float((first * (logs - m1) ** 2).sum()) + 2 * floor) / (n1 + 2)
         v2 = (float((second * (logs - m2) ** 2).sum()) + 2 * floor) / (n2 + 2)
+        if abs(share - before) < SETTLED:
+            break
     both = share * _density(logs, m1, v1) + (1 - share) * _density(logs, m2, v2)
     gain = float((weights * (np.log(both + 1e-300) - np.log(_density(logs, centre, variance) + 1e-300))).sum())
     likelier = 1.0 / (1.0 + math.exp(min(700.0, 1.5 * math.log(count) - gain)))

@@ -12,24 +12,27 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from metrics_adapter.selectors import EVERYTHING, Selector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 WORKLOAD_LABEL = "tidegate.dev/workload"
 ROLE_LABEL = "tidegate.dev/role"
+VARIANT_LABEL = "tidegate.dev/variant"
 YEAR_9999 = 253402300799
 
 
 class Metric(StrEnum):
-    """The metrics every wish answers for; the unit is replicas."""
+    """The metrics every wish answers for; the unit is replicas, RATIO's is desired over current ones."""
 
     DESIRED = "tidegate_desired_replicas"
     CURRENT = "tidegate_current_replicas"
     STARTING = "tidegate_starting_replicas"
+    RATIO = "tidegate_desired_ratio"
+    SHORTAGE = "tidegate_shortage_replicas"
 
 
 _EVERY_WISH = frozenset(metric.value for metric in Metric)
@@ -43,6 +46,7 @@ class RefusalKind(StrEnum):
     UNDECIDED = "undecided"
     STALE = "stale"
     BLIND = "blind"
+    INFEASIBLE = "infeasible"
     ABSENT = "absent"
 
 
@@ -74,12 +78,23 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """The Kubernetes object a wish is about; `resource` is its plural with its group, such as `deployments.apps`."""
+
+    resource: str
+    api_version: str
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
     """What was decided for one role of one workload.
 
     `values` maps metric names to numbers; a name that is missing was reported by nobody, which is not 0. `sampled_at`
-    is when the signals behind the decision were seen (Unix seconds; None: never). `blind` and `disabled` are reasons in
-    words, or None.
+    is when the signals behind the decision were seen (Unix seconds; None: never). `blind`, `disabled` and `infeasible`
+    (no plan satisfies the rules, and the last feasible wish must not be read either) are reasons in words, or None.
+    `target` is the object that is to be scaled, where it is known.
 
     Raises:
         ValueError: a value that is negative, NaN or infinite.
@@ -91,6 +106,8 @@ class Wish:
     sampled_at: float | None = None
     blind: str | None = None
     disabled: str | None = None
+    infeasible: str | None = None
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
@@ -102,7 +119,7 @@ class Wish:
     @property
     def name(self) -> str:
         """The wish in words: "chat decode"."""
-        known = [self.labels[label] for label in (WORKLOAD_LABEL, ROLE_LABEL) if self.labels.get(label)]
+        known = [self.labels[label] for label in (WORKLOAD_LABEL, ROLE_LABEL, VARIANT_LABEL) if self.labels.get(label)]
         return " ".join(known) or ",".join(f"{k}={v}" for k, v in sorted(self.labels.items())) or "(no labels)"
 
 
@@ -121,12 +138,19 @@ class Published:
     labelled: Mapping[tuple[str, str, str], tuple[Wish, ...]] = field(init=False, repr=False, compare=False)
     """Wishes by namespace, label key and label value: an HPA names its workload, and there may be thousands."""
 
+    aimed: Mapping[tuple[str, str], tuple[Wish, ...]] = field(init=False, repr=False, compare=False)
+    """Wishes by namespace and the resource of their target, such as `deployments.apps`."""
+    named: Mapping[tuple[str, str, str], tuple[Wish, ...]] = field(init=False, repr=False, compare=False)
+    """Wishes by namespace, resource and name of their target."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.at <= YEAR_9999:
             raise ValueError(f"decision time {self.at!r}: want Unix seconds between 0 and {YEAR_9999}")
         seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
         index: dict[tuple[str, str], list[Wish]] = {}
         labelled: dict[tuple[str, str, str], list[Wish]] = {}
+        aimed: dict[tuple[str, str], list[Wish]] = {}
+        named: dict[tuple[str, str, str], list[Wish]] = {}
         for wish in self.wishes:
             identity = (wish.namespace, frozenset(wish.labels.items()))
             if identity in seen:
@@ -136,8 +160,13 @@ class Published:
                 index.setdefault((wish.namespace, metric), []).append(wish)
             for key, value in wish.labels.items():
                 labelled.setdefault((wish.namespace, key, value), []).append(wish)
-        object.__setattr__(self, "index", MappingProxyType({key: tuple(found) for key, found in index.items()}))
-        object.__setattr__(self, "labelled", MappingProxyType({key: tuple(found) for key, found in labelled.items()}))
+            if wish.target is not None:
+                aimed.setdefault((wish.namespace, wish.target.resource), []).append(wish)
+                named.setdefault((wish.namespace, wish.target.resource, wish.target.name), []).append(wish)
+        object.__setattr__(self, "index", _frozen(index))
+        object.__setattr__(self, "labelled", _frozen(labelled))
+        object.__setattr__(self, "aimed", _frozen(aimed))
+        object.__setattr__(self, "named", _frozen(named))
 
     def matching(self, namespace: str, metric: str, selector: Selector) -> list[Wish]:
         """The namespace's wishes that answer for the metric and satisfy the selector, in published order."""
@@ -198,16 +227,29 @@ class Board:
         """
         snapshot = self._latest
         if snapshot is None:
-            return Refusal(RefusalKind.UNDECIDED, "no decision yet: the loop has not finished its first tick")
+            return NO_DECISION
         matched = snapshot.matching(namespace, metric, selector)
         if not matched:
             return Refusal(RefusalKind.UNKNOWN, _unknown(namespace, metric, selector))
+        return self.judged(snapshot, matched, metric)
+
+    def judged(self, snapshot: Published, matched: Sequence[Wish], metric: str) -> Answer | Refusal:
+        """The values of these wishes (one or more) of a snapshot, or the one reason why none may be read."""
         age = self._clock() - snapshot.at
         refusal = _refusal(matched, metric, snapshot.at, age, self.limits)
         if refusal is not None:
             return refusal
         readings = tuple(Reading(wish.labels, wish.values[metric]) for wish in matched)
         return Answer(snapshot.at, age, Freshness.FRESH if age <= self.limits.soft else Freshness.AGEING, readings)
+
+
+NO_DECISION = Refusal(RefusalKind.UNDECIDED, "no decision yet: the loop has not finished its first tick")
+
+_Key = TypeVar("_Key")
+
+
+def _frozen(found: Mapping[_Key, list[Wish]]) -> Mapping[_Key, tuple[Wish, ...]]:
+    return MappingProxyType({key: tuple(wishes) for key, wishes in found.items()})
 
 
 def timestamp(at: float) -> str:
@@ -221,7 +263,7 @@ def _unknown(namespace: str, metric: str, selector: Selector) -> str:
     return f"the server could not find the metric {metric} for namespaces {namespace}{chosen}"
 
 
-def _refusal(matched: list[Wish], metric: str, at: float, age: float, limits: Limits) -> Refusal | None:
+def _refusal(matched: Sequence[Wish], metric: str, at: float, age: float, limits: Limits) -> Refusal | None:
     for wish in matched:
         if wish.disabled is not None:
             return Refusal(RefusalKind.DISABLED, f"{wish.name} is disabled: {wish.disabled}")
@@ -238,11 +280,17 @@ def _refusal(matched: list[Wish], metric: str, at: float, age: float, limits: Li
             f"the last decision for {name} is stamped {_seconds(-age)} s in the future ({timestamp(at)}): "
             "the clock was set back, its age cannot be told",
         )
-    for wish in matched:
-        if wish.blind is not None:
-            return Refusal(RefusalKind.BLIND, f"{wish.name} is blind: {wish.blind}; its size is held")
-        if metric not in wish.values:
-            return Refusal(RefusalKind.ABSENT, f"{metric} of {wish.name} is not known: nobody reported it")
+    return next((refusal for wish in matched if (refusal := _unread(wish, metric)) is not None), None)
+
+
+def _unread(wish: Wish, metric: str) -> Refusal | None:
+    """Why one wish's value must not be read, its age aside."""
+    if wish.blind is not None:
+        return Refusal(RefusalKind.BLIND, f"{wish.name} is blind: {wish.blind}; its size is held")
+    if wish.infeasible is not None:
+        return Refusal(RefusalKind.INFEASIBLE, f"no plan for {wish.name} is feasible: {wish.infeasible}")
+    if metric not in wish.values:
+        return Refusal(RefusalKind.ABSENT, f"{metric} of {wish.name} is not known: nobody reported it")
     return None
 
 

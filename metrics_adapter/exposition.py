@@ -18,7 +18,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from starlette.responses import PlainTextResponse, Response
 
 from metrics_adapter.board import ROLE_LABEL, WORKLOAD_LABEL, Metric
-from metrics_adapter.external import READ_ONLY
+from metrics_adapter.exposition_plan import plan_families, shortage_family, tier_families
+from metrics_adapter.wire import READ_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from metrics_adapter.board import Board, Freshness, RefusalKind, Wish
+    from metrics_adapter.exposition_plan import PlanGauges, TierGauges
 
 MAX_LABEL_VALUES = 64
 OTHER = "other"
@@ -47,6 +49,7 @@ class PathClass(StrEnum):
     METRICS = "metrics"
     DISCOVERY = "discovery"
     EXTERNAL = "external"
+    KEDA = "keda"
     OPENAPI = "openapi"
     OTHER = "other"
 
@@ -54,19 +57,13 @@ class PathClass(StrEnum):
 def path_class(path: str) -> PathClass:
     """The class of a decoded path."""
     parts = path.split("/")[1:]
-    match parts:
-        case ["healthz" | "readyz" | "livez"]:
-            return PathClass.HEALTH
-        case ["metrics"]:
-            return PathClass.METRICS
-        case ["openapi", *_]:
-            return PathClass.OPENAPI
-        case ["apis"] | ["apis", _] | ["apis", _, _]:
-            return PathClass.DISCOVERY
-        case ["apis", _, _, *_]:
-            return PathClass.EXTERNAL
-        case _:
-            return PathClass.OTHER
+    if parts[:1] == ["apis"]:
+        return PathClass.DISCOVERY if len(parts) <= 3 else PathClass.EXTERNAL  # noqa: PLR2004 - apis, group, version
+    alone = {"healthz": PathClass.HEALTH, "readyz": PathClass.HEALTH, "livez": PathClass.HEALTH}
+    if len(parts) == 1 and parts[0] in {*alone, "metrics"}:
+        return alone.get(parts[0], PathClass.METRICS)
+    trees = {"keda": PathClass.KEDA, "openapi": PathClass.OPENAPI}
+    return trees.get(parts[0] if parts else "", PathClass.OTHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ class PoolGauges:
     """What the loop reckoned for one pool; None is "not known" and leaves the series out.
 
     Demand and velocity are in tokens/s (velocity: of one replica); `forecast` holds tokens/s by quantile level
-    (0.9, …).
+    (0.9, …); `shortage` is in replicas.
     """
 
     namespace: str
@@ -83,6 +80,8 @@ class PoolGauges:
     demand: float | None = None
     velocity: float | None = None
     forecast: Mapping[float, float] | None = None
+    shortage: float | None = None
+    tiers: tuple[TierGauges, ...] = ()
 
 
 class Telemetry:
@@ -91,6 +90,7 @@ class Telemetry:
     def __init__(self, board: Board) -> None:
         self.registry = CollectorRegistry()
         self._pools: tuple[PoolGauges, ...] = ()
+        self._plan: PlanGauges | None = None
         self._seen: dict[str, set[str]] = {}
         into = self.registry
         self._ticks = Counter("tidegate_ticks", "Finished ticks of the control loop.", registry=into)
@@ -114,6 +114,16 @@ class Telemetry:
         )
         self._request_seconds = Histogram(
             "tidegate_api_request_seconds", "Seconds per request.", ["path"], buckets=REQUEST_BUCKETS, registry=into
+        )
+        self._rpcs = Counter(
+            "tidegate_grpc_requests", "Calls of KEDA's scaler by method and code.", ["method", "code"], registry=into
+        )
+        self._rpc_seconds = Histogram(
+            "tidegate_grpc_request_seconds",
+            "Seconds per call of KEDA's scaler.",
+            ["method"],
+            buckets=REQUEST_BUCKETS,
+            registry=into,
         )
         self._answers = Counter("tidegate_answers", "Metric answers by freshness.", ["freshness"], registry=into)
         self._refusals = Counter("tidegate_refusals", "Refused metric answers by kind.", ["kind"], registry=into)
@@ -139,19 +149,26 @@ class Telemetry:
         """One wish held back by this guard."""
         self._guards.labels(self._bounded("guard", guard)).inc()
 
-    def solved(self, outcome: str, seconds: float) -> None:
-        """One plan, its outcome ("solved", "timed-out", "infeasible", "greedy") and the seconds it took."""
+    def solved(self, outcome: str, seconds: float | None = None) -> None:
+        """One plan, its outcome ("solved", "timed-out", "infeasible", "greedy") and the seconds it took, if known."""
         self._solves.labels(self._bounded("solve", outcome)).inc()
-        self._solver.observe(seconds)
+        if seconds is not None:
+            self._solver.observe(seconds)
 
-    def reckoned(self, pools: Iterable[PoolGauges]) -> None:
-        """Replace what is shown per pool by this tick's."""
+    def reckoned(self, pools: Iterable[PoolGauges], plan: PlanGauges | None = None) -> None:
+        """Replace what is shown per pool, and of the plan, by this tick's."""
         self._pools = tuple(pools)
+        self._plan = plan
 
     def request(self, path: PathClass, code: int, seconds: float) -> None:
         """One answered request."""
         self._requests.labels(path.value, str(code)).inc()
         self._request_seconds.labels(path.value).observe(seconds)
+
+    def rpc(self, method: str, code: str, seconds: float) -> None:
+        """One finished call of KEDA's scaler."""
+        self._rpcs.labels(method, code).inc()
+        self._rpc_seconds.labels(method).observe(seconds)
 
     def served(self, freshness: Freshness) -> None:
         """One answer with numbers read from the board."""
@@ -160,6 +177,10 @@ class Telemetry:
     def refused(self, kind: RefusalKind) -> None:
         """One answer refused by the board."""
         self._refusals.labels(kind.value).inc()
+
+    def plan(self) -> PlanGauges | None:
+        """What `reckoned` was last told of the plan."""
+        return self._plan
 
     def pools(self) -> tuple[PoolGauges, ...]:
         """What `reckoned` was last told."""
@@ -202,6 +223,7 @@ class _FromBoard:
             yield GaugeMetricFamily("tidegate_decision_age_seconds", "Age of the last decision.", now - snapshot.at)
             yield from _wishes(snapshot.wishes, now)
         yield from _reckoned(self._telemetry.pools())
+        yield from plan_families(self._telemetry.plan())
 
 
 def _wishes(wishes: Iterable[Wish], now: float) -> Iterator[GaugeMetricFamily]:
@@ -227,6 +249,8 @@ def _reckoned(pools: Iterable[PoolGauges]) -> Iterator[GaugeMetricFamily]:
     demand: dict[tuple[str, ...], float] = {}
     velocity: dict[tuple[str, ...], float] = {}
     forecast: dict[tuple[str, ...], float] = {}
+    shortage: dict[tuple[str, ...], float] = {}
+    tiers: list[tuple[tuple[str, ...], TierGauges]] = []
     for pool in pools:
         key = (pool.namespace, pool.workload, pool.role)
         if pool.demand is not None:
@@ -235,11 +259,16 @@ def _reckoned(pools: Iterable[PoolGauges]) -> Iterator[GaugeMetricFamily]:
             velocity[key] = pool.velocity
         for level, tokens in (pool.forecast or {}).items():
             forecast[*key, f"{level:g}"] = tokens
+        if pool.shortage is not None:
+            shortage[key] = pool.shortage
+        tiers += [(key, tier) for tier in pool.tiers]
     yield _gauge("tidegate_demand_tokens_per_second", "Token demand decided for.", demand)
     yield _gauge("tidegate_velocity_tokens_per_second", "Tokens/s one replica sustains.", velocity)
     yield _gauge(
         "tidegate_forecast_tokens_per_second", "Forecast demand by quantile level.", forecast, (*POOL, "level")
     )
+    yield shortage_family(shortage)
+    yield from tier_families(tiers)
 
 
 def _gauge(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from metrics_adapter import queries
 from metrics_adapter.engines import NAME_PATTERN, Vocabulary, select
+from metrics_adapter.history import MOST_POINTS, joined
 from metrics_adapter.prometheus_http import PrometheusAccess, PrometheusClient
 from metrics_adapter.queries import HANDLE, Scope, Unfit
 from metrics_adapter.rows import Row, Tables, assemble, parse
@@ -145,6 +146,20 @@ class PrometheusSource:
         """A range query: per series its labels and its (Unix time, value) points; times and step in seconds."""
         result = self._client.query_range(query, start, end, step, self._deadline()).data
         return [(item["metric"], [(float(t), float(v)) for t, v in item["values"]]) for item in result]
+
+    def history(
+        self, groups: Sequence[Group], signals: Collection[Signal], start: float, end: float, step: float
+    ) -> dict[Signal, dict[str, list[tuple[float, float]]]]:
+        """What signals were over time: (Unix time, value) by signal and group's key. Raises SourceError."""
+        look = _Look(end, self._deadline())
+        usable = [group for group in groups if self._usable(group, look)]
+        found: dict[Signal, dict[str, list[tuple[float, float]]]] = {}
+        for signal in signals if usable else ():
+            scope = self._scope(usable)
+            if text := queries.signal_query(self._vocabularies(look, scope), signal, scope):
+                rows = self.range(text, start, end, max(step, (end - start) / MOST_POINTS))
+                found[signal] = joined(rows, usable, scope.labels)
+        return found
 
     def _deadline(self) -> float:
         return time.monotonic() + self.access.timeout_s

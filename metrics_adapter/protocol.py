@@ -1,19 +1,25 @@
-"""The HTTP/1.1 connection: uvicorn's, bounded in what one client may take."""
+"""The HTTP/1.1 connection: uvicorn's, bounded in what one client may take, and told who is at the other end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from metrics_adapter.external import status
+from metrics_adapter.client_certificates import PeerObject
+from metrics_adapter.gate import CLIENT
+from metrics_adapter.wire import status
 
 if TYPE_CHECKING:
     import asyncio
 
     from starlette.types import ASGIApp
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from metrics_adapter.client_certificates import ClientCertificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,38 +27,77 @@ class ServerLimits:
     """What one client may take. Sizes in bytes, times in seconds.
 
     A kube-apiserver pools a few connections, drops idle ones after 90 s (so we wait longer: it must be the one to hang
-    up) and asks about once a second, every HPA every 15 s; the head of such a request is below 2 KiB.
+    up) and asks about once a second, every HPA every 15 s; the head of such a request is below 2 KiB. Beyond
+    `connections` the one that was quiet longest makes room, so that a crowd that only holds connections open cannot
+    keep those out who ask.
     """
 
     head: int = 32 * 1024
-    connections: int = 256
+    body: int = 1024 * 1024
+    connections: int = 512
     head_timeout: float = 10.0
     keep_alive: int = 120
     stop: int = 5
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with what it leaves open: the size of a request's head, its duration, and Status answers."""
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The open connections of one server, the one that was quiet longest first."""
 
-    def __init__(self, *args: Any, limits: ServerLimits, **kwargs: Any) -> None:
+    most: int
+    present: OrderedDict[BoundedProtocol, None] = field(default_factory=OrderedDict)
+
+    def enter(self, who: BoundedProtocol) -> None:
+        """Let one more in; the quietest leaves when there are too many."""
+        self.present[who] = None
+        while len(self.present) > self.most:
+            quietest = next((one for one in self.present if one is not who and not one.answering), who)
+            del self.present[quietest]
+            quietest.transport.abort()
+
+    def asked(self, who: BoundedProtocol) -> None:
+        """A whole request has come from there."""
+        if who in self.present:
+            self.present.move_to_end(who)
+
+    def leave(self, who: BoundedProtocol) -> None:
+        """It is closed."""
+        self.present.pop(who, None)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with what it leaves open: sizes and duration of a request, Status answers, the TLS client."""
+
+    def __init__(self, *args: Any, limits: ServerLimits, room: Room, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
+        self._room = room
         self._usual_app = self.app
         self._head = 0
+        self._body = 0
         self._in_head = True
         self._deadline: asyncio.TimerHandle | None = None
+        self._client: ClientCertificate | None = None
+
+    @property
+    def answering(self) -> bool:
+        """Whether a request is being answered."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # uvicorn begins with None
+        return cycle is not None and not cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give the first request its deadline; drop what could not even be refused politely."""
+        """Give the first request its deadline, and note whose connection this is."""
         super().connection_made(transport)
-        if len(self.connections) > 2 * self._limits.connections:
-            transport.abort()
-            return
+        peer = transport.get_extra_info("ssl_object")
+        if isinstance(peer, PeerObject):
+            self._client = peer.client()
         self._arm()
+        self._room.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline."""
         self._disarm()
+        self._room.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -66,6 +111,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Choose who answers: the app, or a refusal."""
         self._in_head = False
+        self._body = 0
+        cast("dict[str, Any]", self.scope)["extensions"] = {CLIENT: self._client}
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if len(self.url) > self._limits.head:
             self.app = _closing(HTTPStatus.REQUEST_URI_TOO_LONG, f"the URL has more than {self._limits.head} bytes")
@@ -73,21 +120,24 @@ class BoundedProtocol(HttpToolsProtocol):
             self.app = _closing(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the headers have more than {self._limits.head} bytes"
             )
-        elif len(self.connections) > self._limits.connections:
-            self.app = _closing(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"more than {self._limits.connections} connections are open"
-            )
         else:
             self.app = self._usual_app
         super().on_headers_complete()
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False  # the parser reads nothing more after a request to change the protocol
 
+    def on_body(self, body: bytes) -> None:
+        """Nothing we answer needs a body: drop it, and whoever sends too much of it."""
+        self._body += len(body)
+        if self._body > self._limits.body and not self.transport.is_closing():
+            self.transport.close()
+
     def on_message_complete(self) -> None:
         """The request is all here: the next head may come, and takes its own time."""
         self._disarm()
         self._in_head = True
         self._head = 0
+        self._room.asked(self)
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import resource
 import socket
 import threading
 import time
@@ -23,8 +25,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from metrics_adapter.exposition import PathClass, path_class
-from metrics_adapter.external import READ_ONLY, status
-from metrics_adapter.protocol import BoundedProtocol, ServerLimits
+from metrics_adapter.protocol import BoundedProtocol, Room, ServerLimits
+from metrics_adapter.wire import READ_ONLY, status
 
 if TYPE_CHECKING:
     import ssl
@@ -35,10 +37,14 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from metrics_adapter.gate import Gate
+
 _log = structlog.get_logger(__name__)
 
 LARGEST_PORT = 65535
+MOST_FILES = 65536
 _POLL = 0.005
+_PLAIN = re.compile(rb"[A-Za-z0-9/._*~:@-]*")
 _HEX = frozenset("0123456789abcdefABCDEF")
 _FIRST_PRINTABLE = 0x20
 _DELETE = 0x7F
@@ -52,16 +58,25 @@ class RequestMeter(Protocol):
         """One answered request."""
 
 
+class Direct(Protocol):
+    """What is asked often, and so answered ahead of the routes: at 1,500 requests/s those take half of the time."""
+
+    def direct(self, path: str, query: bytes, /) -> Response | None:
+        """The response; None when this path is another's. Never waits."""
+
+
 class ServerError(Exception):
     """A server that cannot start or stop; the message names the address."""
 
 
-def compose(routers: Sequence[APIRouter], meter: RequestMeter) -> FastAPI:
-    """An app of these routers; whatever they do not serve is a 404 Status, what they break a 500 Status."""
+def compose(
+    routers: Sequence[APIRouter], meter: RequestMeter, gate: Gate | None = None, direct: Sequence[Direct] = ()
+) -> FastAPI:
+    """An app of these routers, behind a gate; what they do not serve is a 404 Status, what they break a 500 Status."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_middleware(_Guard, meter=meter)
+    app.add_middleware(_Guard, meter=meter, gate=gate, direct=tuple(direct))
     for router in routers:
         app.include_router(router)
     return app
@@ -81,10 +96,12 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 
 
 class _Guard:
-    """ASGI middleware around all routes: method, path, unexpected errors, count."""
+    """ASGI middleware around all routes: method, path, who asks, unexpected errors, count."""
 
-    def __init__(self, app: ASGIApp, meter: RequestMeter) -> None:
+    def __init__(self, app: ASGIApp, meter: RequestMeter, gate: Gate | None, direct: tuple[Direct, ...]) -> None:
         self._app = app
+        self._direct = direct
+        self._gate = gate
         self._meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,6 +119,10 @@ class _Guard:
 
         refusal = _method_refusal(scope) or _path_refusal(scope)
         try:
+            if refusal is None and self._gate is not None:
+                refusal = await self._gate.refusal(scope)
+            if refusal is None:
+                refusal = self._answered(scope)
             await (refusal or self._app)(scope, receive, noting)
         except Exception:  # noqa: BLE001 - the last line of defence: any bug in a route becomes a 500 Status and a log entry
             _log.exception("request failed", path=scope["path"])
@@ -110,6 +131,13 @@ class _Guard:
                 await status(HTTPStatus.INTERNAL_SERVER_ERROR, why)(scope, receive, noting)
         finally:
             self._meter.request(path_class(scope["path"]), code, time.perf_counter() - began)
+
+    def _answered(self, scope: Scope) -> Response | None:
+        for one in self._direct:
+            response = one.direct(scope["path"], scope["query_string"])
+            if response is not None:
+                return response
+        return None
 
 
 def _method_refusal(scope: Scope) -> Response | None:
@@ -125,6 +153,8 @@ def _method_refusal(scope: Scope) -> Response | None:
 def _path_refusal(scope: Scope) -> Response | None:
     """Paths whose decoded form would read as another path, or as no text at all."""
     raw = scope.get("raw_path") or scope["path"].encode()
+    if _PLAIN.fullmatch(raw):
+        return None
     text = raw.decode("ascii", errors="replace")
     escapes = text.split("%")[1:]
     if any(len(escape) < 2 or not _HEX.issuperset(escape[:2]) for escape in escapes):  # noqa: PLR2004 - two hex digits
@@ -137,6 +167,14 @@ def _path_refusal(scope: Scope) -> Response | None:
     if any(code < _FIRST_PRINTABLE or code == _DELETE or chr(code) in "/\\" for code in codes):
         return status(HTTPStatus.NOT_FOUND, "no name has a slash or a control character in it")
     return None
+
+
+def _more_files() -> None:
+    """As many open files as this process may have: a crowd of idle connections must not use up the usual 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _ToStructlog(logging.Handler):
@@ -176,6 +214,7 @@ class Server:
         self.port = port
         self._tls = tls
         self._limits = limits or ServerLimits()
+        self._room = Room(self._limits.connections)
         self._up = threading.Event()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -200,6 +239,7 @@ class Server:
         """
         if self._thread is not None:
             raise ServerError(f"{self.url}: this server was started before; make a new one")
+        _more_files()
         listener = self._listen()
         self.port = listener.getsockname()[1]
         name = f"tidegate-http-{self.port}"
@@ -232,7 +272,7 @@ class Server:
 
     def _config(self, app: ASGIApp) -> uvicorn.Config:
         _divert_log()
-        protocol = cast("type[asyncio.Protocol]", partial(BoundedProtocol, limits=self._limits))
+        protocol = cast("type[asyncio.Protocol]", partial(BoundedProtocol, limits=self._limits, room=self._room))
         tls = self._tls
         return uvicorn.Config(
             app,

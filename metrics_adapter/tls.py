@@ -5,15 +5,10 @@ A kube-apiserver only talks to us over TLS and verifies `<service>.<namespace>.s
 
 from __future__ import annotations
 
-import fcntl
-import os
 import ssl
-import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,10 +20,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key as load_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from metrics_adapter.client_certificates import ClientAwareContext
+from metrics_adapter.files import replace_file, taking_turns
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+    from metrics_adapter.identity import Trust
 
 _log = structlog.get_logger(__name__)
 
@@ -41,14 +42,14 @@ REFRESH_EVERY = 3600.0
 PRIVATE = 0o600
 PUBLIC = 0o644
 
-_Stamp = tuple[tuple[int, int, int, int] | None, ...]
+_Stamp = tuple[tuple[int, int, int, int] | int | None, ...]
 
 
 class TlsError(Exception):
     """A certificate or key that cannot be used; the message names the file and what is wrong with it."""
 
 
-def load(cert: Path, key: Path, now: float) -> ssl.SSLContext:
+def load(cert: Path, key: Path, now: float) -> ClientAwareContext:
     """A server context (TLS 1.2 or newer) with this chain and key, both PEM; `now` in Unix seconds.
 
     Raises:
@@ -64,7 +65,7 @@ def load(cert: Path, key: Path, now: float) -> ssl.SSLContext:
         raise TlsError(f"{cert}: expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC")
     if at + CLOCK_SKEW < leaf.not_valid_before_utc:
         raise TlsError(f"{cert}: not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ClientAwareContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(cert, key, password="")  # never a prompt on the terminal
@@ -78,22 +79,29 @@ class ServingCertificate:
 
     Both files are looked at on every handshake (two `stat` calls). A changed pair is checked in full before it
     replaces the old one; a broken pair leaves the old one serving and is logged once per change. `refresh` is called
-    at most once an hour, before the look, and may renew the files.
+    at most once an hour, before the look, and may renew the files. With `trust`, clients are asked for a certificate,
+    and its authorities followed in the same way.
 
     Raises:
         TlsError: as `load`, for the first pair.
     """
 
     def __init__(
-        self, cert: Path, key: Path, clock: Callable[[], float], refresh: Callable[[], object] | None = None
+        self,
+        cert: Path,
+        key: Path,
+        clock: Callable[[], float],
+        refresh: Callable[[], object] | None = None,
+        trust: Callable[[], Trust | None] | None = None,
     ) -> None:
         self._cert = cert
         self._key = key
         self._clock = clock
         self._refresh = refresh
+        self._trust = trust
         self._refreshed = clock()
         self._stamp = self._look()
-        self._current = load(cert, key, clock())
+        self._current = self._loaded(clock())
         self.context = self._current
         # OpenSSL calls this after every ClientHello, also one that names no server.
         self.context.sni_callback = self._choose
@@ -116,14 +124,23 @@ class ServingCertificate:
             return
         self._stamp = stamp
         try:
-            self._current = load(self._cert, self._key, now)
-        except TlsError as error:
+            self._current = self._loaded(now)
+        except (TlsError, ssl.SSLError) as error:
             _log.error("new certificate not usable, the old one stays", error=str(error))
         else:
             _log.info("certificate reloaded", cert=str(self._cert))
 
     def _look(self) -> _Stamp:
-        return tuple(_stamp(path) for path in (self._cert, self._key))
+        trust = self._trust() if self._trust is not None else None
+        return (*(_stamp(path) for path in (self._cert, self._key)), trust.generation if trust else None)
+
+    def _loaded(self, now: float) -> ClientAwareContext:
+        context = load(self._cert, self._key, now)
+        if self._trust is not None:
+            # Also before any are known: a handshake keeps the mode of the context it began with.
+            trust = self._trust()
+            context.ask_clients(trust.authorities if trust else "", trust.generation if trust else 0)
+        return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +175,7 @@ def self_signed(directory: Path, names: Sequence[str], now: float) -> SelfSigned
     at = datetime.fromtimestamp(now, UTC)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _alone(directory / ".lock"):
+        with taking_turns(directory / ".lock"):
             authority = _pair(ca_cert, ca_key)
             if authority is None or not _lasts(authority[0], at, SERVER_LIFETIME + RENEW_BEFORE):
                 authority = _new_ca(at)
@@ -320,26 +337,5 @@ def _new_server(authority: _Pair, names: Sequence[x509.GeneralName], at: datetim
 def _store(cert: Path, key: Path, pair: _Pair) -> None:
     """Key first: a reader between the two renames sees a mismatch and keeps what it has."""
     certificate, private = pair
-    _replace(key, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), PRIVATE)
-    _replace(cert, certificate.public_bytes(Encoding.PEM), PUBLIC)
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # created with mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(mode)
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    replace_file(key, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), PRIVATE)
+    replace_file(cert, certificate.public_bytes(Encoding.PEM), PUBLIC)

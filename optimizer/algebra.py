@@ -1,196 +1,253 @@
-"""The supply problem as an integer program: one `define_*` per variable family and constraint.
+"""The supply problem as an integer program: one `define_*` per family of variables and constraints, each named.
 
-Minimise the price of GPUs held until the horizon, what is due at the order, shortage, units below a minimum, and churn,
+With periods i of h_i hours, replicas x[w,i] of way w serving in i, of which u[w,i] began to, opened blocks n[l,i] of
+lot l and shortage y[p,i,k] of pool p in price segment k, minimise
+
+    sum h_i (x price + n price + y price + cross-domain pairs x price) + starts + releases + opened blocks + penalties
+
 subject to
 
-    capacity[need@lead=t]   units landed by t + shortage >= demand(t) in units     at every time point t
-    minimum[need]           units + units below the minimum >= minimum
-    maximum[need]           units <= maximum
-    stock[source]           GPUs of opened blocks <= stock
-    whole[source]           GPUs used <= GPUs of opened blocks
-    budget                  price per hour of all GPUs held <= budget
-    max_gpus_preempted      GPUs of blocks opened by preemption <= limit
+    capacity[p/r@t]    sum of capacity x + shortage >= demand              of every role at every time point
+    burst[p/r@t]       the same with converted replicas >= demand + burst
+    pairs[p/r/d@t]     what is served within domain d <= capacity of the role in d
+    served[p@t]        served within domains + across + shortage = demand
+    cross[p@t]         across <= share of what is served
+    link[d@t]          load of what is served within d <= link
+    minimum, maximum   replicas of a role over all variants: serving or ordered now; serving or on their way
+    ratio[p@t]         replicas of one role per replica of another
+    stock[l@t]         GPUs occupied <= GPUs of opened blocks, by width where replicas must lie whole in a fragment
+    starts[w,i]        x[w,i] - x[w,i-1] <= u[w,i];  kept[w,i]  x[w,i] <= x[w,i-1] of what already exists
+    opened, billed     n[l,i] - n[l,i-1] <= b[l,i];  n[l,i] >= blocks opened less than the minimum billing ago
+    order              gangs of lower priority go first
+    budget, max_gpus_preempted, disruption, quota, waves   sums over pools at every time point
 
-Units are integers, blocks too where GPUs come in groups; shortage is continuous. Minimums are elastic at a price above
-everything else, so that a problem whose minimums cannot be met still gets its best plan and the names of what clashed.
+Minimums are elastic at a price above everything else, so that a problem whose minimums cannot be met still gets its
+best plan and the names of what clashed. Rules in `relaxed` are elastic too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import pulp
-
-from optimizer.ladder import HOUR_S, UNLIMITED, Held
-from optimizer.price import minimum_price
+from optimizer.ladder import Held
+from optimizer.limits import (
+    define_bounds,
+    define_budget,
+    define_links,
+    define_order,
+    define_preemption,
+    define_quotas,
+    define_ratios,
+    define_stock,
+    define_waves,
+)
+from optimizer.lots import paired
+from optimizer.model import Model, gives, role_name
+from optimizer.problem import HOUR_S, Rule
+from optimizer.program import INF
+from optimizer.worth import wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from optimizer.ladder import Ladder
-    from optimizer.problem import Problem
-
-Term = tuple["pulp.LpVariable", float]
+    from optimizer.program import Term
 
 
-@dataclass(slots=True)
-class Model:
-    """The program while it is being written and after.
-
-    `units[i][r]` are the units of need i on rung r, `lacking[i][t]` its shortage variables by time point,
-    `missing[i]` its units below the minimum, `blocks[s]` the opened blocks of source s, `rows` the constraints by
-    name. Sources nobody may draw on have no variable.
-    """
-
-    problem: Problem
-    steps: Sequence[Ladder]
-    program: pulp.LpProblem
-    units: list[list[pulp.LpVariable]] = field(default_factory=list)
-    lacking: list[dict[int, pulp.LpVariable]] = field(default_factory=list)
-    missing: dict[int, pulp.LpVariable] = field(default_factory=dict)
-    blocks: dict[int, pulp.LpVariable] = field(default_factory=dict)
-    rows: dict[str, pulp.LpConstraint] = field(default_factory=dict)
-
-    def variable(self, stem: str, most: float | None, *, integer: bool) -> pulp.LpVariable:
-        """A variable from 0 to `most`. PuLP sorts by name, so the stems are numbered to keep one order on every run."""
-        return self.program.add_variable(stem, 0, most, pulp.LpInteger if integer else pulp.LpContinuous)
-
-    def require(self, name: str, terms: Sequence[Term], sense: int, bound: float) -> None:
-        """Add the constraint `terms (sense) bound` under its name."""
-        row = pulp.LpConstraint(pulp.LpAffineExpression(list(terms)), sense, f"c{len(self.rows):06d}", bound)
-        self.rows[name] = row
-        self.program.addConstraint(row)
+def _firm(model: Model, p: int, r: int) -> bool:
+    """Whether everything starting for a role has to be awaited: unless a bound lies below what is asked for."""
+    role = model.ladder.problem.pools[p].roles[r]
+    asked = sum(model.ladder.ways[w].cap for w in model.of_role(p, r) if model.ladder.ways[w].held is not Held.SOURCE)
+    return asked <= role.maximum and not model.ladder.over_budget
 
 
-def define_units(model: Model) -> None:
-    """Units on each rung: kept, still awaited, taken."""
-    for i, ladder in enumerate(model.steps):
-        most = max(0, ladder.most)
-        model.units.append(
-            [
-                model.variable(f"u{i:05d}_{r:03d}", min(rung.cap, most), integer=True)
-                for r, rung in enumerate(ladder.rungs)
-            ]
-        )
-
-
-def define_shortage(model: Model) -> None:
-    """Units lacking at each time point that lasts and where something may lack."""
-    for i, ladder in enumerate(model.steps):
-        points = enumerate(zip(ladder.lacking, ladder.weights, strict=True))
-        model.lacking.append(
-            {
-                t: model.variable(f"v{i:05d}_{t:03d}", None, integer=False)
-                for t, (lack, price) in points
-                if lack > 0 and price > 0
-            }
-        )
+def define_replicas(model: Model) -> None:
+    """`x`: replicas of each way serving in each period; `u`: those that begin to. What exists only shrinks."""
+    program, ladder = model.program, model.ladder
+    for w, way in enumerate(ladder.ways):
+        stem = f"{w}"
+        hours = ladder.hours[way.first :]
+        existing = way.held is not Held.SOURCE
+        columns = [
+            program.column(f"x[{stem},{i}]", upper=way.cap, cost=way.hour_price * span, whole=True)
+            for i, span in enumerate(hours, way.first)
+        ]
+        model.serving.append(columns)
+        if existing:
+            program.constant += way.release_price * way.cap
+            program.cost[columns[-1]] -= way.release_price
+            if way.held is Held.STARTING and _firm(model, way.pool, way.role):
+                program.lower[columns[0]] = way.cap
+            for i, (one, after) in enumerate(pairwise(columns), way.first):
+                program.row(f"kept[{stem},{i + 1}]", ((after, 1.0), (one, -1.0)), most=0.0)
+            model.begun.append([])
+            continue
+        begun = []
+        for i, column in enumerate(columns, way.first):
+            start = program.column(f"u[{stem},{i}]", upper=way.cap, cost=way.start_price)
+            begun.append(start)
+            earlier = [(columns[i - way.first - 1], -1.0)] if i > way.first else []
+            program.row(f"starts[{stem},{i}]", ((column, 1.0), *earlier, (start, -1.0)), most=0.0)
+        model.begun.append(begun)
 
 
 def define_blocks(model: Model) -> None:
-    """Blocks opened of each source; continuous where a block is one GPU, as whole units make it whole anyway."""
-    drawn = {rung.place for ladder in model.steps for rung in ladder.rungs if rung.held is Held.SOURCE}
-    for place in sorted(drawn):
-        model.blocks[place] = model.variable(
-            f"w{place:05d}", None, integer=model.problem.sources[place].granularity > 1
-        )
+    """`n`: blocks held of each gang, offer and blockwise source; `b`: those opened; minimum billing and its rest."""
+    program, ladder = model.program, model.ladder
+    drawn = {lot for way in ladder.ways if way.shelf is not None for lot in ladder.shelves[way.shelf].lots}
+    for index, lot in enumerate(ladder.lots):
+        if lot.loose or (index not in drawn and not lot.held):
+            continue
+        most = lot.blocks if lot.blocks is not None else INF
+        opened, bought = [], []
+        for i, (point, span) in enumerate(zip(ladder.points, ladder.hours, strict=True)):
+            upper = min(most, lot.held) if i < lot.ready else most
+            lower = lot.held if point < lot.paid_s - 1e-6 else 0
+            opened.append(
+                program.column(f"n[{lot.key},{i}]", upper=upper, lower=lower, cost=lot.hold_price * span, whole=True)
+            )
+            left = max(0.0, lot.min_hold_s - (ladder.problem.horizon_s - point))
+            price = lot.open_price + lot.hold_price * left / HOUR_S
+            bought.append(program.column(f"b[{lot.key},{i}]", cost=price))
+            earlier = [(opened[i - 1], -1.0)] if i else []
+            terms = ((opened[i], 1.0), *earlier, (bought[i], -1.0))
+            program.row(f"opened[{lot.key},{i}]", terms, most=0.0 if i else lot.held)
+        for i, point in enumerate(ladder.points if lot.min_hold_s > 0 else ()):
+            young = [j for j in range(i + 1) if point < ladder.points[j] + lot.min_hold_s - 1e-6]
+            if young:
+                terms = ((opened[i], 1.0), *((bought[j], -1.0) for j in young))
+                program.row(f"billed[{lot.key},{i}]", terms, least=0.0)
+        model.opened[index], model.bought[index] = opened, bought
+
+
+def define_shortage(model: Model) -> None:
+    """`y`: demand lacking, by price segment."""
+    for p, pool in enumerate(model.ladder.problem.pools):
+        needs = wanted(pool, model.ladder.points, model.ladder.problem.horizon_s)
+        model.needs.append(needs)
+        columns = []
+        for i, (need, span) in enumerate(zip(needs, model.ladder.hours, strict=True)):
+            columns.append(
+                [
+                    model.program.column(f"y[{p},{i},{k}]", upper=segment.width, cost=segment.price * span)
+                    for k, segment in enumerate(need.segments)
+                ]
+            )
+        model.lacking.append(columns)
 
 
 def define_capacity(model: Model) -> None:
-    """`capacity[need@lead=t]`: what has landed by t, and the shortage, cover the demand at t."""
-    for i, ladder in enumerate(model.steps):
-        for t, lacking in model.lacking[i].items():
-            terms = [(unit, 1.0) for unit, rung in zip(model.units[i], ladder.rungs, strict=True) if rung.first <= t]
-            name = f"capacity[{ladder.need.key}@lead={ladder.points[t]:g}]"
-            model.require(name, [*terms, (lacking, 1.0)], pulp.LpConstraintGE, ladder.lacking[t])
+    """`capacity[pool/role@t]`: what serves, less what conversion takes, and the shortage cover demand."""
+    for p, pool in enumerate(model.ladder.problem.pools):
+        for r in range(len(pool.roles)):
+            ways = model.of_role(p, r)
+            for i, need in enumerate(model.needs[p]):
+                if not need.segments:
+                    continue
+                terms = [
+                    (column, model.ladder.ways[w].capacity) for w in ways if (column := model.there(w, i)) is not None
+                ]
+                terms += [(column, -lost) for _, column, lost in _conversions(model, p, i, giving=r) if lost]
+                terms += [(column, 1.0) for column in model.lacking[p][i]]
+                model.program.row(f"capacity[{role_name(pool, r)}{model.at(i)}]", terms, least=need.amount)
 
 
-def define_bounds(model: Model) -> None:
-    """`minimum[need]` (elastic) and `maximum[need]`."""
-    for i, ladder in enumerate(model.steps):
-        terms = [(unit, 1.0) for unit in model.units[i]]
-        model.require(f"maximum[{ladder.need.key}]", terms, pulp.LpConstraintLE, max(0, ladder.most))
-        if ladder.least > 0:
-            model.missing[i] = model.variable(f"m{i:05d}", ladder.least, integer=True)
-            terms.append((model.missing[i], 1.0))
-            model.require(f"minimum[{ladder.need.key}]", terms, pulp.LpConstraintGE, ladder.least)
+def _conversions(model: Model, p: int, i: int, *, giving: int) -> Iterator[tuple[int, int, float]]:
+    for v, variant in enumerate(model.ladder.problem.pools[p].roles[giving].variants):
+        column = model.converted.get((p, giving, v, i))
+        if column is not None and variant.convertible is not None:
+            yield v, column, variant.convertible.lost
 
 
-def define_stock(model: Model) -> None:
-    """`stock[source]` and `whole[source]`: units draw on opened blocks, blocks on the stock."""
-    users: dict[int, list[Term]] = {place: [] for place in model.blocks}
-    for ladder, units in zip(model.steps, model.units, strict=True):
-        for rung, unit in zip(ladder.rungs, units, strict=True):
-            if rung.held is Held.SOURCE:
-                users[rung.place].append((unit, float(ladder.need.gpus_per_unit)))
-    for place, blocks in model.blocks.items():
-        source = model.problem.sources[place]
-        terms = [*users[place], (blocks, -float(source.granularity))]
-        model.require(f"whole[{source.key}]", terms, pulp.LpConstraintLE, 0.0)
-        stock = UNLIMITED if source.gpus is None else source.gpus // source.granularity
-        if stock < UNLIMITED:
-            model.require(f"stock[{source.key}]", [(blocks, 1.0)], pulp.LpConstraintLE, stock)
+def define_bursts(model: Model) -> None:
+    """`convert`: replicas kept ready to; `burst[pool/role@t]`: with them and spare capacity the burst is met."""
+    program, ladder = model.program, model.ladder
+    for p, pool in enumerate(ladder.problem.pools):
+        for i, (need, span) in enumerate(zip(model.needs[p], ladder.hours, strict=True)):
+            if need.burst <= 0:
+                continue
+            helps: dict[str, list[Term]] = {}
+            for r, role in enumerate(pool.roles):
+                for v, variant in enumerate(role.variants):
+                    turn = variant.convertible
+                    mine = [w for w in model.of_role(p, r) if ladder.ways[w].variant == v]
+                    there = [(column, -1.0) for w in mine if (column := model.there(w, i)) is not None]
+                    if turn is None or not there:
+                        continue
+                    column = program.column(f"convert[{p},{r},{v},{i}]", cost=turn.price_per_hour * span, whole=True)
+                    model.converted[p, r, v, i] = column
+                    helps.setdefault(turn.role, []).append((column, turn.capacity))
+                    program.row(f"convertible[{role_name(pool, r)}{model.at(i)}]", [(column, 1.0), *there], most=0.0)
+            lack = program.column(f"z[{p},{i}]", upper=need.burst, cost=pool.burst_price * span)
+            model.bursts[p, i] = lack
+            for r, role in enumerate(pool.roles):
+                ways = model.of_role(p, r)
+                terms = [(column, ladder.ways[w].capacity) for w in ways if (column := model.there(w, i)) is not None]
+                terms += [(column, 1.0) for column in model.lacking[p][i]]
+                terms += [*helps.get(role.key, []), (lack, 1.0)]
+                name = f"burst[{role_name(pool, r)}{model.at(i)}]"
+                program.row(name, terms, least=need.amount + need.burst)
 
 
-def define_budget(model: Model) -> None:
-    """`budget`: the price per hour of all that is held."""
-    budget = model.problem.rules.budget_per_hour
-    if budget is None:
-        return
-    committed = 0.0
-    terms: list[Term] = []
-    for ladder, units in zip(model.steps, model.units, strict=True):
-        committed += ladder.firm * ladder.need.gpus_per_unit * ladder.need.price_per_gpu_hour
-        terms.extend(
-            (u, rung.spend) for u, rung in zip(units, ladder.rungs, strict=True) if rung.held is not Held.SOURCE
-        )
-    for place, blocks in model.blocks.items():
-        source = model.problem.sources[place]
-        terms.append((blocks, source.granularity * source.price_per_gpu_hour))
-    model.require("budget", terms, pulp.LpConstraintLE, budget - committed)
+def meeting(ladder: Ladder, p: int) -> tuple[str, ...]:
+    """The domains in which a pool's roles can meet, where that matters; empty where it does not."""
+    if not paired(ladder.problem, ladder.problem.pools[p]):
+        return ()
+    return tuple(sorted({ladder.ways[w].domain for w in ladder.of[p]}))
 
 
-def define_preemption(model: Model) -> None:
-    """`max_gpus_preempted`: GPUs taken from somebody else."""
-    limit = model.problem.rules.max_gpus_preempted
-    if limit is None:
-        return
-    sources = model.problem.sources
-    terms = [
-        (blocks, float(sources[place].granularity)) for place, blocks in model.blocks.items() if sources[place].preempts
-    ]
-    if terms:
-        model.require("max_gpus_preempted", terms, pulp.LpConstraintLE, limit)
+def define_pairs(model: Model) -> None:
+    """`pairs`, `served`, `cross`: what roles serve together within a domain, and across domains at a price."""
+    program, ladder = model.program, model.ladder
+    share = ladder.problem.rules.cross_share
+    for p, pool in enumerate(ladder.problem.pools):
+        domains = model.domains[p] = meeting(ladder, p)
+        for i, need in enumerate(model.needs[p] if domains else ()):
+            if not need.segments:
+                continue
+            within = {d: program.column(f"w[{p},{d},{i}]", upper=need.amount) for d in domains if d}
+            cost = pool.cross_price * ladder.hours[i]
+            across = program.column(f"c[{p},{i}]", upper=need.amount, cost=cost)
+            for r in range(len(pool.roles)):
+                for d, column in within.items():
+                    ways = [w for w in model.of_role(p, r) if ladder.ways[w].domain == d]
+                    terms = [(x, ladder.ways[w].capacity) for w in ways if (x := model.there(w, i)) is not None]
+                    name = f"pairs[{role_name(pool, r)}/{d}{model.at(i)}]"
+                    program.row(name, [*terms, (column, -1.0)], least=0.0)
+            everything = [(column, 1.0) for column in (*within.values(), across, *model.lacking[p][i])]
+            program.row(f"served[{pool.key}{model.at(i)}]", everything, least=need.amount, most=need.amount)
+            if share is not None:
+                terms = [(across, 1.0 - share), *((column, -share) for column in within.values())]
+                if Rule.TOPOLOGY in model.relaxed:
+                    terms.append((gives(model, Rule.TOPOLOGY), -1.0))
+                program.row(f"cross[{pool.key}{model.at(i)}]", terms, most=0.0)
+            model.within[p, i], model.across[p, i] = within, across
 
 
-def define_objective(model: Model) -> None:
-    """What the plan costs until the horizon."""
-    hours = model.problem.horizon_s / HOUR_S
-    penalty = minimum_price(model.problem)
-    churn = model.problem.rules.churn_price
-    terms: list[Term] = [(missing, penalty) for missing in model.missing.values()]
-    for i, ladder in enumerate(model.steps):
-        terms.extend((lacking, ladder.weights[t]) for t, lacking in model.lacking[i].items())
-        for rung, unit in zip(ladder.rungs, model.units[i], strict=True):
-            terms.append((unit, churn if rung.held is Held.SOURCE else rung.cost))
-    for place, blocks in model.blocks.items():
-        source = model.problem.sources[place]
-        per_gpu = source.price_per_gpu_hour * hours + source.one_off_price
-        terms.append((blocks, source.granularity * per_gpu))
-    model.program.setObjective(pulp.LpAffineExpression(terms))
+DEFINITIONS = (
+    define_replicas,
+    define_blocks,
+    define_shortage,
+    define_bursts,
+    define_capacity,
+    define_pairs,
+    define_links,
+    define_bounds,
+    define_ratios,
+    define_stock,
+    define_waves,
+    define_order,
+    define_budget,
+    define_preemption,
+    define_quotas,
+)
+"""In the order in which they need each other."""
 
 
-def build(problem: Problem, steps: Sequence[Ladder]) -> Model:
-    """Write the whole program."""
-    model = Model(problem, steps, pulp.LpProblem("supply", pulp.LpMinimize))
-    define_units(model)
-    define_shortage(model)
-    define_blocks(model)
-    define_capacity(model)
-    define_bounds(model)
-    define_stock(model)
-    define_budget(model)
-    define_preemption(model)
-    define_objective(model)
+def build(ladder: Ladder, relaxed: frozenset[Rule] = frozenset()) -> Model:
+    """Write the whole program; rules in `relaxed` may give way, measured by the columns `Model.gave`."""
+    model = Model(ladder, relaxed)
+    for define in DEFINITIONS:
+        define(model)
     return model

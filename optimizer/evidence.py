@@ -1,140 +1,189 @@
-"""Why a plan is what it is: the constraints that bind, and sentences a person can check against the numbers."""
+"""Why a plan is what it is: its cost by what is paid for, the constraints that bind, and what more of each is worth."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-from optimizer.climb import EPSILON, Climb
-from optimizer.ladder import Held, opened, used
-from optimizer.price import TOLERANCE, below, preempted, spending
+import highspy
+import numpy as np
+
+from optimizer.ladder import Held
+from optimizer.limits import shelf_name
+from optimizer.solve import arrays, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from optimizer.ladder import Counts, Ladder, Rung
-    from optimizer.problem import Problem
+    from optimizer.model import Model
+    from optimizer.program import Term
+
+TOLERANCE = 1e-6
+HALF = 0.5
+"""Whole numbers come back from the solver a hair off."""
+LIMITS = (
+    "stock[",
+    "budget",
+    "quota[",
+    "max_gpus_preempted",
+    "disruption[",
+    "waves[",
+    "maximum[",
+    "cross[",
+    "link[",
+    "ratio_most[",
+    "ratio_least[",
+    "order[",
+)
+"""Rows that stand in somebody's way when there is no room left in them."""
+OVER_ALL = ("order[", "disruption[", "max_gpus_preempted", "budget")
+"""Those that blocks are in, which belong to no pool."""
 
 
-class Slack:
-    """What the limits shared by several needs have left under an allocation."""
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Price of a plan until the horizon, in the problem's currency, split by what it is paid for.
 
-    __slots__ = ("gpus", "money", "preempt", "problem")
-
-    def __init__(self, problem: Problem, steps: Sequence[Ladder], allocation: Sequence[Sequence[int]]) -> None:
-        """Measure once; `gpus`: in unopened whole blocks and loose ones in opened blocks, None if unlimited."""
-        taken = used(problem, steps, allocation)
-        budget, limit = problem.rules.budget_per_hour, problem.rules.max_gpus_preempted
-        self.problem = problem
-        self.gpus = [
-            None if source.gpus is None else source.gpus - source.gpus % source.granularity - gpus
-            for source, gpus in zip(problem.sources, taken, strict=True)
-        ]
-        self.money = None if budget is None else budget - spending(problem, steps, allocation)
-        self.preempt = None if limit is None else limit - preempted(problem, taken)
-
-    def exhausted(self, place: int, gpus_per_unit: int) -> bool:
-        """Whether the source has too little left for one more unit."""
-        left = self.gpus[place]
-        return left is not None and left < gpus_per_unit
-
-    def blocker(self, rung: Rung, gpus_per_unit: int) -> str | None:
-        """The limit that keeps one more unit of this rung away; None if no limit does."""
-        source = self.problem.sources[rung.place]
-        if self.exhausted(rung.place, gpus_per_unit):
-            return f"stock[{source.key}]"
-        block = opened(gpus_per_unit, source.granularity)
-        if self.money is not None and self.money + TOLERANCE < block * source.price_per_gpu_hour:
-            return "budget"
-        if source.preempts and self.preempt is not None and self.preempt < block:
-            return "max_gpus_preempted"
-        return None
-
-
-def states(steps: Sequence[Ladder], allocation: Sequence[Counts]) -> tuple[Climb, ...]:
-    """The climbs that end at an allocation: what is lacking (or spare, if negative) at each point."""
-    ends = tuple(Climb(ladder) for ladder in steps)
-    for state, counts in zip(ends, allocation, strict=True):
-        for index, count in enumerate(counts):
-            if count:
-                state.add(index, count)
-    return ends
-
-
-def _sizing(ladder: Ladder, state: Climb) -> str | None:
-    """The time point that sets the size: the most demanding of those that one unit fewer would leave short."""
-    if not state.total + ladder.firm:
-        return None
-    tight = [(-demanded, t) for t, demanded in enumerate(ladder.lacking) if state.lacking[t] > -1.0 + TOLERANCE]
-    return f"capacity[{ladder.need.key}@lead={ladder.points[min(tight)[1]]:g}]" if tight else None
-
-
-def _supply_limits(ladder: Ladder, state: Climb, slack: Slack) -> Iterator[str]:
-    """Limits that stand in the way of a unit that would pay, or that forced a dearer one."""
-    short = below(ladder, state.counts) > 0
-    if not short and max(state.lacking) <= 0.0 and state.total <= state.counts[0]:
-        return
-    values = state.gains()
-    width = ladder.need.gpus_per_unit
-    dearest = max(
-        (r.cost for r, n in zip(ladder.rungs, state.counts, strict=True) if n and r.held is Held.SOURCE), default=0.0
-    )
-    for rung in ladder.rungs:
-        if rung.held is not Held.SOURCE:
-            continue
-        if values[rung.first] - rung.cost > EPSILON or short:
-            if state.total >= ladder.most:
-                yield f"maximum[{ladder.need.key}]"
-            elif (name := slack.blocker(rung, width)) is not None:
-                yield name
-        elif rung.cost < dearest and slack.exhausted(rung.place, width):
-            yield f"stock[{slack.problem.sources[rung.place].key}]"
-
-
-def binding(problem: Problem, steps: Sequence[Ladder], ends: Sequence[Climb]) -> tuple[str, ...]:
-    """Names of the constraints that made the plan what it is, in the order of the needs.
-
-    A capacity constraint binds at the time point that would be short with one unit fewer; a minimum binds where demand
-    alone would ask for less; a maximum, a stock, the budget or the preemption limit where one more unit would pay or a
-    dearer source had to be used.
+    `held` is GPU time, `one_off` what is due at an order (lost training work, requeue, purchases, minimum billing
+    beyond the horizon), `shortage` lacking capacity, bursts included, `cross` pairs across domains, `converted`
+    replicas kept ready to convert, `released` the state that goes with released replicas, and churn, `below_minimum`
+    the penalty for minimums that could not be met.
     """
-    names: dict[str, None] = {}
-    slack = Slack(problem, steps, [state.counts for state in ends])
-    for ladder, state in zip(steps, ends, strict=True):
-        sizing = _sizing(ladder, state)
-        if sizing is not None:
-            names[sizing] = None
-        elif ladder.need.minimum and state.total == ladder.least:
-            names[f"minimum[{ladder.need.key}]"] = None
-        names.update(dict.fromkeys(_supply_limits(ladder, state, slack)))
+
+    held: float = 0.0
+    one_off: float = 0.0
+    shortage: float = 0.0
+    cross: float = 0.0
+    converted: float = 0.0
+    released: float = 0.0
+    below_minimum: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Everything together: the objective that the plan minimises."""
+        parts = (self.held, self.one_off, self.shortage, self.cross, self.converted, self.released)
+        return sum(parts) + self.below_minimum
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+class Change(NamedTuple):
+    """What one more unit of a limit would save until the horizon, by the price the linear relaxation puts on it."""
+
+    limit: str
+    saves: float
+
+
+PARTS = {"x": "held", "n": "held", "u": "one_off", "b": "one_off", "y": "shortage", "z": "shortage", "c": "cross"}
+
+
+def cost(model: Model, values: Sequence[float]) -> Cost:
+    """The price of a point, split."""
+    program = model.program
+    parts = dict.fromkeys(Cost.__slots__, 0.0)
+    for name, price, value in zip(program.names, program.cost, values, strict=True):
+        if value and price:
+            stem = name.partition("[")[0]
+            part = PARTS.get(stem, "converted" if stem == "convert" else "below_minimum")
+            parts[part] += price * value
+    for w, way in enumerate(model.ladder.ways):
+        if way.held is not Held.SOURCE:
+            last = values[model.serving[w][-1]]
+            parts["held"] += way.release_price * last
+            parts["released"] += way.release_price * (way.cap - last)
+    return Cost(**parts)
+
+
+def _unserved(model: Model, values: Sequence[float]) -> set[int]:
+    """Pools that lack something, or had to take what is dear."""
+    wanting = {
+        p for p, periods in enumerate(model.lacking) if any(values[c] > TOLERANCE for row in periods for c in row)
+    }
+    wanting |= {p for (p, _), column in model.missing.items() if values[column] > TOLERANCE}
+    wanting |= {way.pool for w, way in enumerate(model.ladder.ways) if any(values[c] > HALF for c in model.begun[w])}
+    wanting |= {p for (p, _), column in model.across.items() if values[column] > TOLERANCE}
+    return wanting
+
+
+def _tight(model: Model, values: Sequence[float]) -> Iterator[tuple[str, int]]:
+    """Limits with no room for one more of anything in them."""
+    program = model.program
+    for row, name in enumerate(program.rows):
+        if not name.startswith(LIMITS):
+            continue
+        terms = program.terms(row)
+        room = program.most[row] - sum(value * values[column] for column, value in terms)
+        room += sum(-value * (program.upper[column] - values[column]) for column, value in _closed(model, terms))
+        least = min((value for _, value in terms if value > 0), default=0.0)
+        if room < least - TOLERANCE:
+            yield name, row
+
+
+def _closed(model: Model, terms: Sequence[Term]) -> list[Term]:
+    """The blocks in a stock row: what is not open yet is room too."""
+    blocks = {column for columns in model.opened.values() for column in columns}
+    return [(column, value) for column, value in terms if value < 0 and column in blocks]
+
+
+def _sizing(model: Model, values: Sequence[float]) -> Iterator[str]:
+    """For each role the time point that sets its size: the most demanding that one replica fewer would leave short."""
+    for p, pool in enumerate(model.ladder.problem.pools):
+        for r, role in enumerate(pool.roles):
+            tight: list[tuple[float, int]] = []
+            ways = model.of_role(p, r)
+            for i, need in enumerate(model.needs[p]):
+                have = [(w, values[c]) for w in ways if (c := model.there(w, i)) is not None and values[c] > HALF]
+                capacity = sum(model.ladder.ways[w].capacity * count for w, count in have)
+                least = min((model.ladder.ways[w].capacity for w, _ in have), default=0.0)
+                if need.amount > TOLERANCE and have and capacity - least < need.amount - TOLERANCE:
+                    tight.append((-need.amount, i))
+            name = f"{pool.key}/{role.key}" if role.key else pool.key
+            if tight:
+                yield f"capacity[{name}{model.at(min(tight)[1])}]"
+            elif model.ladder.minimums[p][r]:
+                yield f"minimum[{name}]"
+
+
+def _family(name: str) -> str:
+    """A row's name without its time point."""
+    head, _, _ = name.partition("@lead=")
+    return head + "]" if "[" in head else head
+
+
+def binding(model: Model, values: Sequence[float]) -> tuple[str, ...]:
+    """Names of the constraints that made the plan what it is: sizes first, then limits without room left."""
+    names = dict.fromkeys(_sizing(model, values))
+    wanting = _unserved(model, values)
+    owner = {c: way.pool for w, way in enumerate(model.ladder.ways) for c in (*model.serving[w], *model.begun[w])}
+    owner |= {column: p for (p, _), column in model.across.items()}
+    for name, row in _tight(model, values):
+        shared = bool(wanting) and name.startswith(OVER_ALL)
+        if shared or any(owner.get(column) in wanting for column, _ in model.program.terms(row)):
+            names[_family(name)] = None
     return tuple(names)
 
 
-def _plural(count: int, noun: str = "unit") -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _takes(problem: Problem, ladder: Ladder, counts: Sequence[int]) -> Iterator[str]:
-    for rung, count in zip(ladder.rungs, counts, strict=True):
-        if rung.held is not Held.SOURCE or not count:
-            continue
-        source = problem.sources[rung.place]
-        lands = f"landing in {source.lead_s:g} s"
-        gpus = _plural(count * ladder.need.gpus_per_unit, "GPU")
-        yield f"{ladder.need.key} takes {_plural(count)} ({gpus}) from {source.key} ({source.tier}), {lands}"
-
-
-def sentences(problem: Problem, steps: Sequence[Ladder], ends: Sequence[Climb]) -> Iterator[str]:
-    """One sentence for each thing that changes or is lacking; nothing for needs that stay as they are."""
-    for ladder, state in zip(steps, ends, strict=True):
-        need, counts, lacking = ladder.need, state.counts, state.lacking
-        yield from _takes(problem, ladder, counts)
-        for rung, count in zip(ladder.rungs, counts, strict=True):
-            if rung.held is not Held.SOURCE and count < rung.cap:
-                verb = "releases" if rung.held is Held.ARRIVED else "gives up while still starting"
-                yield f"{need.key} {verb} {_plural(rung.cap - count)} of {rung.cap}"
-        missing = below(ladder, counts)
-        if missing:
-            yield f"{need.key} stays {_plural(missing)} below its minimum of {need.minimum}"
-        worst = max(range(len(lacking)), key=lambda t: (lacking[t], -t))
-        if lacking[worst] > TOLERANCE:
-            yield f"{need.key} lacks {lacking[worst]:.3g} units' worth of capacity from {ladder.points[worst]:g} s"
+def changes(model: Model, most: int = 5) -> tuple[Change, ...]:
+    """What one more unit of the limits that bind would save, dearest first (duals of the linear relaxation)."""
+    solver = quiet()
+    lp = arrays(model.program)
+    lp.integrality_ = []
+    solver.passModel(lp)
+    solver.run()
+    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        return ()
+    solution = solver.getSolution()
+    duals = np.asarray(solution.row_dual)
+    worth: dict[str, float] = {}
+    for place, columns in model.opened.items():
+        saved = -sum(min(0.0, solution.col_dual[column]) for column in columns)
+        if saved > TOLERANCE:
+            worth[f"blocks[{model.ladder.lots[place].key}]"] = saved
+    blockwise = tuple(f"stock[{shelf_name(model.ladder, n)}" for n, s in enumerate(model.ladder.shelves) if not s.loose)
+    for row in np.flatnonzero(np.abs(duals) > TOLERANCE):
+        name = model.program.rows[row]
+        if name.startswith(LIMITS) and not name.startswith(("order[", *blockwise)):
+            worth[_family(name)] = worth.get(_family(name), 0.0) + abs(float(duals[row]))
+    ranked = sorted(worth.items(), key=lambda item: (-round(item[1], 9), item[0]))
+    return tuple(Change(name, saves) for name, saves in ranked[:most])

@@ -1,142 +1,227 @@
-"""A good plan at once: needs in order of what a shortage costs them, each from its cheapest rungs with what is left.
+"""A good plan at once: pools in order of what a shortage costs them, each from its cheapest ways with what is left.
 
-It keeps every bound, stock, budget and preemption limit. It is the fallback when the exact solver runs out of time,
-and the yardstick no exact answer may be worse than.
+It keeps every bound, stock, budget, quota and preemption limit; only ratios are left to the solver. It is the fallback
+when the solver runs out of time, the point the solver starts from, and the yardstick no exact answer may be worse than.
+
+For one role the best next step is the way and interval of periods with the lowest price per gain: for each way the
+interval is found in one pass over the periods (Kadane's maximum subarray, with the start price as what it costs to
+begin), and the step is repeated as often as its gain stays the same.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from optimizer.climb import Climb
-from optimizer.ladder import HOUR_S, UNLIMITED, Held, short, whole
-from optimizer.price import TOLERANCE
+from optimizer.actions import batches
+from optimizer.greedy_state import State
+from optimizer.ladder import Held
+from optimizer.worth import wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from optimizer.ladder import Counts, Ladder
-    from optimizer.problem import Need, Problem, Source
+    from optimizer.ladder import Ladder, Way
+    from optimizer.point import Open, Serving
+    from optimizer.worth import Segment
+
+LEAST_GAIN = 1e-9
+NEARLY = 0.5
+"""Fractions of at least a half count as whole: on made-up fleets the best of 0, 0.2, 0.4 and 0.5."""
+FREELY = float("inf")
+"""Worth of what is taken whatever its blocks cost."""
 
 
-class _Shelf:
-    """What is left for the needs to come: blocks of each source, loose GPUs in opened blocks, money, preemptions."""
+class Step(NamedTuple):
+    """`number` replicas of a way serving in the periods from `begin` to before `end`."""
 
-    __slots__ = ("blocks", "loose", "money", "preempt", "sources")
-
-    def __init__(self, problem: Problem, committed: float) -> None:
-        """Start with every stock full and `committed` of the hourly budget already spent."""
-        self.sources = problem.sources
-        self.blocks = [UNLIMITED if s.gpus is None else s.gpus // s.granularity for s in problem.sources]
-        self.loose = [0] * len(problem.sources)
-        budget, limit = problem.rules.budget_per_hour, problem.rules.max_gpus_preempted
-        self.money = float("inf") if budget is None else budget - committed
-        self.preempt = UNLIMITED if limit is None else limit
-
-    def copy(self) -> _Shelf:
-        """An independent copy, to try something on."""
-        other = object.__new__(_Shelf)
-        other.sources, other.money, other.preempt = self.sources, self.money, self.preempt
-        other.blocks, other.loose = list(self.blocks), list(self.loose)
-        return other
-
-    def pay(self, units: int, spend: float) -> int:
-        """Spend on arrived or starting units; how many the budget allows."""
-        if spend > 0 and self.money < units * spend - TOLERANCE:
-            units = max(0, int((self.money + TOLERANCE) / spend))
-        self.money -= units * spend
-        return units
-
-    def draw(self, place: int, units: int, gpus_per_unit: int) -> int:
-        """Take units from a source, opening whole blocks as needed; how many there were."""
-        source = self.sources[place]
-        block_price = source.granularity * source.price_per_gpu_hour
-        blocks = self.blocks[place]
-        if block_price > 0 and self.money < blocks * block_price:
-            blocks = max(0, int((self.money + TOLERANCE) / block_price))
-        if source.preempts:
-            blocks = min(blocks, self.preempt // source.granularity)
-        units = min(units, (self.loose[place] + blocks * source.granularity) // gpus_per_unit)
-        missing = units * gpus_per_unit - self.loose[place]
-        opening = max(0, -(-missing // source.granularity))
-        self.loose[place] += opening * source.granularity - units * gpus_per_unit
-        self.blocks[place] -= opening
-        self.money -= opening * block_price
-        if source.preempts:
-            self.preempt -= opening * source.granularity
-        return units
+    way: int
+    begin: int
+    end: int
+    number: int
+    gain: float
+    price: float
 
 
-def _climb(ladder: Ladder, climb: Climb, shelf: _Shelf, most: int, least: int) -> None:
-    def afford(index: int, units: int) -> int:
-        rung = ladder.rungs[index]
-        if rung.held is Held.SOURCE:
-            return shelf.draw(rung.place, units, ladder.need.gpus_per_unit)
-        return shelf.pay(units, rung.spend)
-
-    climb.up(most, least, afford)
-
-
-def _outlay(problem: Problem, ladder: Ladder, counts: Sequence[int], before: _Shelf, after: _Shelf) -> float:
-    """What one need's units cost, whole blocks that had to be opened for it included."""
-    hours = problem.horizon_s / HOUR_S
-    total = sum(map(float.__mul__, ladder.weights, short(ladder, counts)))
-    for rung, count in zip(ladder.rungs, counts, strict=True):
-        if rung.held is not Held.SOURCE:
-            total += rung.cost * count
-    for source, had, has in zip(problem.sources, before.blocks, after.blocks, strict=True):
-        total += (had - has) * source.granularity * (source.price_per_gpu_hour * hours + source.one_off_price)
+def _gain(segments: Sequence[Segment], have: float, more: float) -> float:
+    """Worth per hour of `more` capacity on top of `have`."""
+    total = 0.0
+    edge = 0.0
+    for width, price in segments:
+        low, high = max(have, edge), min(have + more, edge + width)
+        if high > low:
+            total += (high - low) * price
+        edge += width
     return total
 
 
-def _serve(problem: Problem, ladder: Ladder, climb: Climb, shelf: _Shelf) -> tuple[Climb, _Shelf]:
-    """Climb as far as it pays, then drop any block opened for a part of it where doing without is cheaper."""
-    start = list(climb.counts)
-    before = shelf.copy()
-    _climb(ladder, climb, shelf, ladder.most, ladder.least)
-    for index, rung in enumerate(ladder.rungs):
-        if rung.held is not Held.SOURCE or climb.counts[index] == start[index]:
-            continue
-        source = problem.sources[rung.place]
-        if source.granularity == 1 or not shelf.loose[rung.place]:
-            continue
-        other, rest = _without_last_block(ladder, climb, start, before, index, source)
-        if _outlay(problem, ladder, other.counts, before, rest) < _outlay(problem, ladder, climb.counts, before, shelf):
-            climb, shelf = other, rest
-    return climb, shelf
+class _Role:
+    """The climb of one role of one pool."""
+
+    def __init__(self, state: State, p: int, r: int, segments: Sequence[Sequence[Segment]]) -> None:
+        self.state = state
+        self.p, self.r = p, r
+        self.segments = segments
+        self.have = [0.0] * len(segments)
+        self.ways = [w for w in state.ladder.of[p] if state.ladder.ways[w].role == r]
+        self.barred: set[int] = set()
+
+    def gains(self, capacity: float) -> list[float]:
+        """Worth of one more replica in each period."""
+        hours = self.state.ladder.hours
+        return [
+            _gain(some, have, capacity) * span for some, have, span in zip(self.segments, self.have, hours, strict=True)
+        ]
+
+    def best_interval(self, w: int, gains: Sequence[float]) -> Step | None:
+        """The periods in which one more replica of this way is worth most after its price."""
+        way = self.state.ladder.ways[w]
+        hours = self.state.ladder.hours
+        hourly, once = self.state.prices(w)
+        begin, value, gain = way.first, -once, 0.0
+        best: Step | None = None
+        most = LEAST_GAIN
+        for i in range(way.first, len(hours)):
+            if value < -once and way.held is Held.SOURCE:
+                begin, value, gain = i, -once, 0.0
+            value += gains[i] - hourly * hours[i]
+            gain += gains[i]
+            if value > most:
+                most = value
+                best = Step(w, begin, i + 1, 1, gain, gain - value)
+        return best
+
+    def next(self) -> Step | None:
+        """The step with the lowest price per gain; None when nothing pays."""
+        chosen: Step | None = None
+        by_capacity: dict[float, list[float]] = {}
+        for w in self.ways:
+            if w in self.barred:
+                continue
+            capacity = self.state.ladder.ways[w].capacity
+            if capacity not in by_capacity:
+                by_capacity[capacity] = self.gains(capacity)
+            step = self.best_interval(w, by_capacity[capacity])
+            if step is not None and (chosen is None or step.price * chosen.gain < chosen.price * step.gain - 1e-12):
+                chosen = step
+        return chosen
+
+    def stride(self, step: Step) -> int:
+        """How often the step can be repeated before its gain changes."""
+        capacity = self.state.ladder.ways[step.way].capacity
+        least = self.state.ladder.ways[step.way].cap
+        for i in range(step.begin, step.end):
+            edge = 0.0
+            for width, _ in self.segments[i]:
+                edge += width
+                if edge > self.have[i] + 1e-9:
+                    least = min(least, max(1, int((edge - self.have[i]) / capacity + 1e-9)))
+                    break
+        return max(1, least)
+
+    def take(self, step: Step, count: int) -> int:
+        """Take as many as there are, up to `count`; where there were none, the way is used up."""
+        granted = self.state.take(step.way, step.begin, step.end, count, step.gain * count)
+        if not granted:
+            self.barred.add(step.way)
+        capacity = self.state.ladder.ways[step.way].capacity
+        for i in range(step.begin, step.end):
+            self.have[i] += granted * capacity
+        return granted
+
+    def await_firm(self) -> None:
+        """What is starting is awaited whatever it is worth, unless a bound lies below it."""
+        ladder = self.state.ladder
+        for w in self.ways:
+            way = ladder.ways[w]
+            if way.held is not Held.STARTING or not self.state.firm(self.p, self.r):
+                continue
+            left = way.cap
+            while left:
+                step = self.best_interval(w, self.gains(way.capacity)) or Step(w, way.first, way.first + 1, 1, 0.0, 0.0)
+                count = min(left, self.stride(step)) if step.gain else left
+                self.take(step, count)
+                left -= count
+        self.barred.clear()
+
+    def fill_minimum(self) -> None:
+        """Reach the minimum with the ways that are cheapest to hold until the horizon."""
+        ladder = self.state.ladder
+        minimum = ladder.minimums[self.p][self.r]
+
+        def outlay(w: int) -> tuple[float, int, int]:
+            hourly, once = self.state.prices(w)
+            return (once + hourly * sum(ladder.hours[ladder.ways[w].first :]), ladder.ways[w].first, w)
+
+        for w in sorted(self.ways, key=outlay):
+            missing = minimum - self.state.least_asked(self.p, self.r)
+            if missing <= 0:
+                break
+            way = ladder.ways[w]
+            if way.held is Held.STARTING and self.state.serving[w][way.first]:
+                continue
+            for count in range(min(missing, way.cap), 0, -1):
+                step = Step(w, way.first, len(ladder.points), count, float("inf"), 0.0)
+                if self.take(step, count):
+                    break
+        self.barred.clear()
+
+    def follow(self, guide: Sequence[Sequence[float]]) -> None:
+        """Take the whole parts of a guide, as far as they are not taken already and there is room."""
+        for w in self.ways:
+            already = self.state.serving[w]
+            whole = [max(0, int(wish + NEARLY) - had) for wish, had in zip(guide[w], already, strict=True)]
+            existing = self.state.ladder.ways[w].held is not Held.SOURCE
+            if existing and any(already):
+                continue
+            for begin, end, count in batches(whole, 0):
+                self.take(Step(w, begin, len(whole) if end is None else end, count, FREELY, 0.0), count)
+        self.barred.clear()
+
+    def climb(self) -> None:
+        """Step while it pays."""
+        while (step := self.next()) is not None:
+            self.take(step, self.stride(step))
 
 
-def _without_last_block(
-    ladder: Ladder, climb: Climb, start: Sequence[int], before: _Shelf, index: int, source: Source
-) -> tuple[Climb, _Shelf]:
-    place, width = ladder.rungs[index].place, ladder.need.gpus_per_unit
-    new = (climb.counts[index] - start[index]) * width - before.loose[place]
-    full = before.loose[place] + whole(max(0, new - 1), source.granularity)
-    shelf = before.copy()
-    caps = list(climb.caps)
-    for other, rung in enumerate(ladder.rungs):
-        if rung.held is not Held.SOURCE:
-            caps[other] = rung.cap
-    caps[index] = start[index] + full // width
-    retry = Climb(ladder, caps)
-    for other, count in enumerate(start):
-        retry.add(other, count)
-    _climb(ladder, retry, shelf, ladder.most, ladder.least)
-    return retry, shelf
+def _order(ladder: Ladder) -> list[int]:
+    """Pools by what lacking one GPU's worth of them costs, dearest first."""
+
+    def worth(p: int) -> float:
+        pool = ladder.problem.pools[p]
+        per_gpu = max((_per_gpu(ladder.ways[w]) for w in ladder.of[p]), default=0.0)
+        return max(one.shortage_price for one in pool.classes) * per_gpu
+
+    return sorted(range(len(ladder.problem.pools)), key=lambda p: (-worth(p), p))
 
 
-def _committed(need: Need, firm: int) -> float:
-    return firm * need.gpus_per_unit * need.price_per_gpu_hour
+def _per_gpu(way: Way) -> float:
+    return way.capacity / way.gpus
 
 
-def greedy(problem: Problem, steps: Sequence[Ladder]) -> tuple[Counts, ...]:
-    """Units on each rung of each ladder: minimums first, then whatever pays, dearest shortage first."""
-    shelf = _Shelf(problem, sum(_committed(ladder.need, ladder.firm) for ladder in steps))
-    order = sorted(range(len(steps)), key=lambda i: (-steps[i].need.shortage_price / steps[i].need.gpus_per_unit, i))
-    climbs = [Climb(ladder) for ladder in steps]
-    for i in order:
-        if steps[i].least > 0:
-            _climb(steps[i], climbs[i], shelf, steps[i].least, steps[i].least)
-    for i in order:
-        climbs[i], shelf = _serve(problem, steps[i], climbs[i], shelf)
-    return tuple(tuple(climb.counts) for climb in climbs)
+def greedy(ladder: Ladder, guide: Sequence[Sequence[float]] | None = None) -> tuple[Serving, Open]:
+    """Replicas of each way and open blocks of each lot in each period.
+
+    Args:
+        ladder: the problem.
+        guide: replicas of each way in each period as the linear relaxation has them: their whole parts are taken first,
+            and only the rest is climbed for.
+    """
+    state = State(ladder)
+    order = _order(ladder)
+    roles: dict[int, list[_Role]] = {}
+    for p in order:
+        pool = ladder.problem.pools[p]
+        needs = wanted(pool, ladder.points, ladder.problem.horizon_s)
+        roles[p] = [_Role(state, p, r, [need.segments for need in needs]) for r in range(len(pool.roles))]
+        for role in roles[p]:
+            role.await_firm()
+    for p in order:
+        for role in roles[p]:
+            role.fill_minimum()
+    for p in order if guide is not None else ():
+        for role in roles[p]:
+            role.follow(guide or ())
+    for p in order:
+        for role in roles[p]:
+            role.climb()
+    return state.result()

@@ -1,222 +1,267 @@
-"""The rungs each need may step on: what it runs, what is starting, and every source, on the need's own time line.
+"""The rungs each pool may step on, on one time line: what it runs, what is starting, and every supply in reach.
 
-All three ways to a plan (the exact climb, the greedy one and the integer program) read the problem through these
-ladders and are judged by the same `price`, so they cannot disagree about what a plan costs.
-
-For a need with unit capacity u, time points t_0 = 0 < t_1 < ... below the horizon H, and x_r units on rung r landing at
-point f(r), the units short at t_i are `max(0, demand(t_i) / u - firm(t_i) - sum of x_r over f(r) <= i)`, which costs
-the shortage price for the hours until t_(i+1), the last point reaching until H.
+The integer program, the greedy plan and the closed form all read the problem through a `Ladder`, so they cannot
+disagree about what there is. A `Lot` is a stock of GPUs (of a source, of a gang, of an offer), a `Shelf` several that
+are alike; a `Way` is one way for a role to have replicas, alive from the point `first` on. With w replicas serving in
+period i and u starting to serve in it, the GPUs of a shelf are occupied by the serving ones and, for the `occupied_s`
+before they serve, by the starting ones.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import accumulate
-from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
+from optimizer.lots import EPSILON_S, at, gang_ready_s, make_lots, make_shelves, room
+from optimizer.problem import HOUR_S, Tier
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from optimizer.problem import Need, Problem, Source
+    from optimizer.lots import Lot, Shelf
+    from optimizer.problem import Pool, Problem, Replicas, Variant, Wave
 
-HOUR_S = 3600.0
-UNLIMITED = 10**9
-"""Units a need could ever take of a source without limit; its maximum is always the tighter bound."""
-
-Counts = tuple[int, ...]
-"""Units on each rung of one ladder, in the order of its rungs."""
+MOST_POINTS = 32
+"""Moments in one plan: more are thinned out where they lie closest, lead times then being rounded up."""
 
 
 class Held(StrEnum):
-    """Where the units of a rung come from."""
+    """Where the replicas of a way come from."""
 
     ARRIVED = "arrived"
     STARTING = "starting"
     SOURCE = "source"
 
 
-class Rung(NamedTuple):
-    """One way for a need to have units.
+class Way(NamedTuple):
+    """One way for a role to have replicas.
 
-    `first` is the index of the time point from which they serve, `cost` the price of one unit until the horizon as if
-    its source could be divided freely, `cap` the most units, `place` the index into the need's starting groups or the
-    problem's sources, `spend` the price per hour of one unit.
+    Prices are per replica: `hour_price` while it serves, `start_price` at each start, `release_price` when it is let
+    go. `lead_s` is from the order to serving, `occupied_s` the part of it in which the lot's GPUs are held.
     """
 
+    pool: int
+    role: int
+    variant: int
     held: Held
-    place: int
+    group: int
+    shelf: int | None
+    wave: int
+    domain: str
     first: int
-    cost: float
     cap: int
+    gpus: int
+    capacity: float
+    hour_price: float
+    start_price: float
+    release_price: float
+    lead_s: float
+    occupied_s: float
     spend: float
 
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """A need with its time line and rungs.
+    """A problem on its time line. `ways` are ordered by pool; `of[p]` is the range of pool p's."""
 
-    `points` are seconds ahead, `weights` the price of lacking one unit from each point to the next, `lacking` the
-    demand in units at each point less the firm starting units landed by then, `least` and `most` the bounds less all
-    firm units.
-    """
-
-    need: Need
+    problem: Problem
     points: tuple[float, ...]
-    weights: tuple[float, ...]
-    lacking: tuple[float, ...]
-    rungs: tuple[Rung, ...]
-    firm: int
-    least: int
-    most: int
+    hours: tuple[float, ...]
+    lots: tuple[Lot, ...]
+    shelves: tuple[Shelf, ...]
+    ways: tuple[Way, ...]
+    of: tuple[range, ...]
+    over_budget: bool
+    minimums: tuple[tuple[int, ...], ...]
+
+    def before(self, start: int, seconds: float) -> int:
+        """The period that lies `seconds` before point `start`: the earliest touched; never before 0."""
+        return max(0, bisect_right(self.points, self.points[start] - seconds + EPSILON_S) - 1)
 
 
-def usable(problem: Problem) -> dict[str, tuple[tuple[int, Source], ...]]:
-    """The sources each need may use, as (index, source): cheapest per GPU first, then the earlier, then by key."""
-    hours = problem.horizon_s / HOUR_S
-
-    def order(item: tuple[int, Source]) -> tuple[float, float, str]:
-        source = item[1]
-        return (source.price_per_gpu_hour * hours + source.one_off_price, source.lead_s, source.key)
-
-    shared: dict[str, list[tuple[int, Source]]] = {}
-    own: dict[str, list[tuple[int, Source]]] = {}
-    for item in sorted(enumerate(problem.sources), key=order):
-        if not item[1].only_for:
-            shared.setdefault(item[1].resource, []).append(item)
-        for key in dict.fromkeys(item[1].only_for):
-            own.setdefault(key, []).append(item)
-    common = {resource: tuple(items) for resource, items in shared.items()}
-    chosen = {need.key: common.get(need.resource, ()) for need in problem.needs}
-    resource = {need.key: need.resource for need in problem.needs}
-    for key, items in own.items():
-        mine = [item for item in items if item[1].resource == resource[key]]
-        chosen[key] = tuple(sorted([*chosen[key], *mine], key=order))
-    return chosen
+def _moments(problem: Problem) -> Iterator[float]:
+    if problem.points_s:
+        yield from problem.points_s
+        return
+    starts: dict[str, set[float]] = {}
+    for pool in problem.pools:
+        yield from (demand.at_s for demand in pool.demand)
+        for variant in (variant for role in pool.roles for variant in role.variants):
+            yield from (group.lands_in_s for group in variant.replicas)
+            starts.setdefault(variant.accelerator, set()).update(wave.start_s for wave in variant.waves)
+    supply: list[tuple[str, float, bool]] = [(s.accelerator, s.lead_s, s.granularity > 1) for s in problem.sources]
+    supply += [(gang.accelerator, gang_ready_s(gang), True) for gang in problem.gangs]
+    supply += [(offer.accelerator, offer.lead_s, True) for offer in problem.offers]
+    for accelerator, lead_s, whole in supply:
+        if whole:
+            yield lead_s
+        yield from (lead_s + start_s for start_s in starts.get(accelerator, ()))
+    yield from (offer.paid_s for offer in problem.offers if offer.held)
 
 
-def _over_budget(problem: Problem) -> bool:
-    if problem.rules.budget_per_hour is None:
-        return False
-    running = sum((n.current + _awaited(n)) * n.gpus_per_unit * n.price_per_gpu_hour for n in problem.needs)
-    return running > problem.rules.budget_per_hour * (1 + 1e-9)
-
-
-def _awaited(need: Need) -> int:
-    return sum(group.units for group in need.starting)
-
-
-def _units_demanded(need: Need, points: Sequence[float]) -> list[float]:
-    units = []
-    step = 0
-    for point in points:
-        while step + 1 < len(need.demand) and need.demand[step + 1].at_s <= point:
-            step += 1
-        units.append(need.demand[step].amount / need.unit_capacity)
-    return units
-
-
-def _timeline(moments: frozenset[float], horizon_s: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _timeline(problem: Problem) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The moments below the horizon, from 0 on, and the hours from each to the next."""
-    points = tuple(sorted(moment for moment in moments | {0.0} if moment < horizon_s))
-    ends = (*points[1:], horizon_s)
-    return points, tuple((end - point) / HOUR_S for point, end in zip(points, ends, strict=True))
+    found: list[float] = [0.0]
+    for moment in sorted(set(_moments(problem))):
+        if found[-1] + EPSILON_S < moment < problem.horizon_s:
+            found.append(moment)
+    while len(found) > MOST_POINTS:
+        nearest = min(range(1, len(found)), key=lambda i: (found[i] - found[i - 1], -i))
+        del found[nearest - 1 if nearest > 1 else nearest]
+    ends = (*found[1:], problem.horizon_s)
+    return tuple(found), tuple((end - point) / HOUR_S for point, end in zip(found, ends, strict=True))
 
 
-def _source_rungs(
-    problem: Problem, width: int, points: Sequence[float], sources: Sequence[tuple[int, Source]]
-) -> list[Rung]:
-    hours, churn = problem.horizon_s / HOUR_S, problem.rules.churn_price
-    rungs = []
-    for place, source in sources:
-        spend = width * source.price_per_gpu_hour
-        cost = spend * hours + width * source.one_off_price + churn
-        cap = UNLIMITED if source.gpus is None else whole(source.gpus, source.granularity) // width
-        rungs.append(Rung(Held.SOURCE, place, bisect_left(points, source.lead_s), cost, cap, spend))
-    return rungs
+class Maker:
+    """Makes ways; which shelves a pool may draw on is worked out once."""
 
-
-class _Maker:
-    """Makes ladders; needs with the same sources, moments and width share the parts that only these decide."""
-
-    def __init__(self, problem: Problem) -> None:
+    def __init__(
+        self, problem: Problem, points: Sequence[float], lots: Sequence[Lot], shelves: Sequence[Shelf]
+    ) -> None:
         self.problem = problem
-        self.firm = not _over_budget(problem)
-        self.timelines: dict[frozenset[float], tuple[tuple[float, ...], tuple[float, ...]]] = {}
-        self.taking: dict[tuple[int, int, frozenset[float]], list[Rung]] = {}
-        self.leads: dict[int, tuple[float, ...]] = {}
+        self.points = points
+        self.lots = lots
+        self.shelves = shelves
+        self.place = {lots[member].key: index for index, shelf in enumerate(shelves) for member in shelf.lots}
+        self.reach: dict[str, list[int]] = {}
+        self.own: dict[str, list[int]] = {}
+        for index, shelf in enumerate(shelves):
+            for pool in shelf.only_for:
+                self.own.setdefault(pool, []).append(index)
+            if not shelf.only_for:
+                self.reach.setdefault(shelf.accelerator, []).append(index)
 
-    def make(self, need: Need, sources: tuple[tuple[int, Source], ...]) -> Ladder:
-        """The ladder of one need. What is starting is firm unless a bound now lies below what is already asked for."""
-        shared = id(sources)  # alive as long as the dict `usable` returned, which outlives the maker's work
-        leads = self.leads.get(shared) or self.leads.setdefault(shared, tuple(s.lead_s for _, s in sources))
-        moments = frozenset((*leads, *(at_s for at_s, _ in need.demand), *(at_s for _, at_s in need.starting)))
-        if moments not in self.timelines:
-            self.timelines[moments] = _timeline(moments, self.problem.horizon_s)
-        points, hours = self.timelines[moments]
-        kind = (shared, need.gpus_per_unit, moments)
-        if kind not in self.taking:
-            self.taking[kind] = _source_rungs(self.problem, need.gpus_per_unit, points, sources)
-        spend = need.gpus_per_unit * need.price_per_gpu_hour
-        cost = spend * self.problem.horizon_s / HOUR_S - self.problem.rules.churn_price
-        kept = Rung(Held.ARRIVED, 0, 0, cost, need.current, spend)
-        lacking = _units_demanded(need, points)
-        awaited: list[Rung] = []
-        firm = 0
-        given = self.firm and need.current + _awaited(need) <= need.maximum
-        for place, group in enumerate(need.starting):
-            first = bisect_left(points, group.lands_in_s)
-            if given:
-                firm += group.units
-                for step in range(first, len(points)):
-                    lacking[step] -= group.units
-            else:
-                awaited.append(Rung(Held.STARTING, place, first, cost, group.units, spend))
-        return Ladder(
-            need=need,
-            points=points,
-            weights=tuple([span * need.shortage_price for span in hours]),
-            lacking=tuple(lacking),
-            rungs=(kept, *awaited, *self.taking[kind]),
-            firm=firm,
-            least=need.minimum - firm,
-            most=need.maximum - firm,
+    def shelves_for(self, pool: Pool, accelerator: str) -> list[int]:
+        """The shelves a pool may draw on for replicas on this kind of GPU."""
+        own = [place for place in self.own.get(pool.key, ()) if self.shelves[place].accelerator == accelerator]
+        return own + self.reach.get(accelerator, [])
+
+    def kept(self, where: tuple[int, int, int], variant: Variant, index: int, group: Replicas) -> Way | None:
+        """The way of an existing group; None where it lands beyond the horizon."""
+        first = at(self.points, group.lands_in_s)
+        if first >= len(self.points) or not group.count:
+            return None
+        shelf = self.place.get(group.source) if group.source else None
+        price = variant.price_per_gpu_hour if shelf is None else self.lots[self.shelves[shelf].lots[0]].gpu_price
+        hour = variant.gpus * price
+        churn = self.problem.rules.churn_price
+        return Way(
+            *where,
+            held=Held.STARTING if first else Held.ARRIVED,
+            group=index,
+            shelf=shelf,
+            wave=0,
+            domain=group.domain or (self.shelves[shelf].domain if shelf is not None else ""),
+            first=first,
+            cap=group.count,
+            gpus=variant.gpus,
+            capacity=variant.capacity,
+            hour_price=hour,
+            start_price=0.0,
+            release_price=churn + group.release_price + hour * group.drain_s / HOUR_S,
+            lead_s=group.lands_in_s,
+            occupied_s=group.lands_in_s,
+            spend=hour,
         )
 
+    def taken(self, where: tuple[int, int, int], variant: Variant, place: int, number: int, wave: Wave) -> Way | None:
+        """The way of taking replicas in one wave; None where it serves beyond the horizon or fits nowhere."""
+        shelf = self.shelves[place]
+        lot = self.lots[shelf.lots[0]]
+        start_s = 0.0 if lot.tier is Tier.WAKE else wave.start_s
+        first = at(self.points, lot.lead_s + start_s)
+        if lot.held and not lot.loose:
+            first = at(self.points, start_s)
+        most = self.problem.pools[where[0]].roles[where[1]].maximum
+        fits = room(self.lots, shelf, variant.gpus) // variant.gpus
+        if first >= len(self.points) or min(most, fits) <= 0 or wave.replicas == 0:
+            return None
+        cap = most if shelf.loose else min(most, fits)
+        hour = variant.gpus * lot.gpu_price
+        occupied_s = lot.lead_s + start_s if lot.loose else start_s
+        return Way(
+            *where,
+            held=Held.SOURCE,
+            group=-1,
+            shelf=place,
+            wave=number,
+            domain=shelf.domain,
+            first=first,
+            cap=cap,
+            gpus=variant.gpus,
+            capacity=variant.capacity,
+            hour_price=hour,
+            start_price=self.problem.rules.churn_price + variant.gpus * lot.one_off + hour * occupied_s / HOUR_S,
+            release_price=0.0,
+            lead_s=lot.lead_s + start_s,
+            occupied_s=occupied_s,
+            spend=hour,
+        )
 
-def ladders(problem: Problem) -> tuple[Ladder, ...]:
-    """One ladder for each need, in the order of the problem."""
-    sources = usable(problem)
-    maker = _Maker(problem)
-    return tuple(maker.make(need, sources[need.key]) for need in problem.needs)
+    def of_pool(self, index: int, pool: Pool) -> Iterator[Way]:
+        """All ways of one pool, existing replicas first."""
+        for r, role in enumerate(pool.roles):
+            for v, variant in enumerate(role.variants):
+                where = (index, r, v)
+                made = [self.kept(where, variant, g, group) for g, group in enumerate(variant.replicas)]
+                for place in self.shelves_for(pool, variant.accelerator):
+                    waves = variant.waves[:1] if self.shelves[place].tier is Tier.WAKE else variant.waves
+                    made.extend(self.taken(where, variant, place, n, wave) for n, wave in enumerate(waves))
+                yield from (way for way in made if way is not None)
 
 
-def whole(gpus: int, granularity: int) -> int:
-    """GPUs of a stock that form whole blocks."""
-    return gpus - gpus % granularity
+def _over_budget(problem: Problem, lots: Sequence[Lot], ways: Sequence[Way]) -> bool:
+    """Whether all that runs and starts costs more per hour than the budget."""
+    if problem.rules.budget_per_hour is None:
+        return False
+    running = sum(way.cap * way.spend for way in ways if way.held is not Held.SOURCE)
+    return running + sum(lot.held * lot.hold_price for lot in lots) > problem.rules.budget_per_hour * (1 + 1e-9)
 
 
-def opened(gpus: int, granularity: int) -> int:
-    """GPUs of the blocks that have to be opened to use so many."""
-    return -(-gpus // granularity) * granularity
+def _minimums(problem: Problem, ways: Sequence[Way], of: Sequence[range]) -> tuple[tuple[int, ...], ...]:
+    """The fewest replicas of each role: one where nothing could serve again within its wake-up target."""
+    found = []
+    for p, pool in enumerate(problem.pools):
+        row = []
+        for r, role in enumerate(pool.roles):
+            target = role.wake_target_s
+            mine = (ways[w] for w in of[p])
+            wakes = target is None or any(
+                way.role == r and way.held is Held.SOURCE and way.lead_s <= target + EPSILON_S for way in mine
+            )
+            row.append(role.minimum if wakes else max(role.minimum, min(1, role.maximum)))
+        found.append(tuple(row))
+    return tuple(found)
 
 
-def short(ladder: Ladder, counts: Sequence[int]) -> list[float]:
-    """Units lacking at each point, never negative."""
-    landing = [0] * (len(ladder.points) + 1)
-    for rung, count in zip(ladder.rungs, counts, strict=True):
-        landing[rung.first] += count
-    served = accumulate(landing, add)
-    return [max(0.0, lack - have) for lack, have in zip(ladder.lacking, served, strict=False)]
+class Frame(NamedTuple):
+    """What all pools share: the time line, the supply, and who makes ways."""
+
+    points: tuple[float, ...]
+    hours: tuple[float, ...]
+    lots: tuple[Lot, ...]
+    shelves: tuple[Shelf, ...]
+    maker: Maker
 
 
-def used(problem: Problem, steps: Sequence[Ladder], allocation: Sequence[Sequence[int]]) -> list[int]:
-    """GPUs that units use of each source, before whole blocks are counted."""
-    gpus = [0] * len(problem.sources)
-    for ladder, counts in zip(steps, allocation, strict=True):
-        for rung, count in zip(ladder.rungs, counts, strict=True):
-            if count and rung.held is Held.SOURCE:
-                gpus[rung.place] += count * ladder.need.gpus_per_unit
-    return gpus
+def frame(problem: Problem) -> Frame:
+    """Put the supply on the time line."""
+    points, hours = _timeline(problem)
+    lots = make_lots(problem, points)
+    shelves = make_shelves(problem, lots)
+    return Frame(points, hours, lots, shelves, Maker(problem, points, lots, shelves))
+
+
+def ladder(problem: Problem) -> Ladder:
+    """Put the problem on its time line."""
+    points, hours, lots, shelves, maker = frame(problem)
+    ways: list[Way] = []
+    of: list[range] = []
+    for index, pool in enumerate(problem.pools):
+        begin = len(ways)
+        ways.extend(maker.of_pool(index, pool))
+        of.append(range(begin, len(ways)))
+    over = _over_budget(problem, lots, ways)
+    return Ladder(problem, points, hours, lots, shelves, tuple(ways), tuple(of), over, _minimums(problem, ways, of))

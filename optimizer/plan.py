@@ -1,255 +1,258 @@
 """From a supply problem to a plan with its evidence.
 
-Most of the time needs do not contend: each can take from its own cheapest rungs without using up anything shared.
-Then the exact climb of every need alone is the exact answer of all, at microseconds a need. Only the resources whose
-stock or whole blocks get in the way go to the integer program, and all of them together if the budget or the
-preemption limit does.
-
-Why that is exact: dropping the shared limits and the wholeness of blocks can only make the best plan cheaper, so an
-answer found without them that keeps them is the best with them too.
+Most of the time pools do not contend: each can take from its own cheapest ways without using up anything shared. Then
+every pool planned alone is the exact answer for all (`alone`). Pools on kinds of GPU whose stock or whole blocks get
+in the way go to the integer program, in parts that share no limited stock, which is exact too: such parts have no row
+in common. Each part goes to HiGHS with the greedy plan, or the last one, as its starting point. A rule over all pools
+joins them only where their own answers break it: dropping it can only make the best plan cheaper, so answers that keep
+it anyway are the best with it too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from optimizer.actions import Do
 from optimizer.algebra import build
-from optimizer.climb import alone
-from optimizer.evidence import binding, sentences, states
+from optimizer.alone import alone
+from optimizer.alone_answer import answer_of
+from optimizer.alone_fit import crowded, spending, too_many
+from optimizer.answer import answered, names
+from optimizer.check import check
+from optimizer.evidence import Cost
 from optimizer.greedy import greedy
-from optimizer.ladder import HOUR_S, Held, ladders, used
-from optimizer.price import TOLERANCE, below, broken_global, price
-from optimizer.problem import ProblemError, Rules, check
-from optimizer.solve import Infeasible, Solved, TimedOut, solve
+from optimizer.ladder import frame, ladder
+from optimizer.parts import fits_together, parts
+from optimizer.point import breaches, complete
+from optimizer.problem import ProblemError, Tier
+from optimizer.relax import relaxed
+from optimizer.result import Alternative, Effort, Hint, Plan, Status
+from optimizer.sentences import sentences
+from optimizer.solve import Solved, relaxation, solve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from optimizer.climb import Climb
-    from optimizer.ladder import Counts, Ladder
-    from optimizer.price import Cost
+    from optimizer.actions import Action
+    from optimizer.alone import Group
+    from optimizer.ladder import Frame
+    from optimizer.model import Model
+    from optimizer.point import Moments
     from optimizer.problem import Problem
+    from optimizer.result import Answer
 
-
-class Status(StrEnum):
-    """How good the plan is known to be."""
-
-    OPTIMAL = "optimal"
-    FEASIBLE = "feasible"
-    GREEDY = "greedy"
-
-
-@dataclass(frozen=True, slots=True)
-class Take:
-    """Units to order for a need from a source now; they serve `lead_s` seconds from now."""
-
-    need: str
-    tier: str
-    source: str
-    units: int
-    gpus: int
-    lead_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class NeedPlan:
-    """What the plan wants for one need.
-
-    `target` = `kept` + `awaited` + `taken` units; `released` are arrived units let go, `given_up` units still
-    starting that are no longer wanted (only where a bound was lowered below what is already asked for). `shortage` is
-    the demand not covered, in the need's own unit, at each time point where there is any.
-    """
-
-    key: str
-    target: int
-    kept: int
-    released: int
-    awaited: int
-    given_up: int
-    taken: int
-    shortage: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """The plan there would be without the dearest tier used: what that tier is worth is the difference in cost."""
-
-    without_tier: str
-    cost: float
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to take and to release now, and why.
-
-    `relaxed` names the minimums that could not be met; `gap` is the proven relative distance to the best plan (None
-    where the solver proved none); `seconds` is filled in by a caller that owns a clock.
-    """
-
-    status: Status
-    needs: Mapping[str, NeedPlan]
-    taken: tuple[Take, ...]
-    cost: Cost
-    gap: float | None
-    binding: tuple[str, ...]
-    relaxed: tuple[str, ...]
-    reasons: tuple[str, ...]
-    alternative: Alternative | None
-    seconds: float | None = None
+TOLERANCE = 1e-6
+MOST_COMPARED = 200
+"""Pools up to which the plan without the dearest tier is worked out as well: it costs as much as the plan."""
+USUAL = Effort()
+SMALL = 400
+"""Columns up to which the solver needs no guide to begin well."""
+SHARE_OF_TIME = 0.4
+"""Of the time limit, for the linear relaxation."""
+NOBODY = ""
+"""No pool has an empty key: a source for it alone is one nobody new may draw on."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """An answer for some of the needs."""
+    """An answer for some of the pools."""
 
     status: Status
-    allocation: tuple[Counts, ...]
+    model: Model
+    values: Sequence[float]
     gap: float | None
+    gave: tuple[str, ...]
     reason: str
 
 
-def contended(problem: Problem, steps: Sequence[Ladder], allocation: Sequence[Counts]) -> tuple[str, ...]:
-    """Resources of which the needs, each planned alone, want more than there is or parts of blocks."""
-    resources: dict[str, None] = {}
-    for source, gpus in zip(problem.sources, used(problem, steps, allocation), strict=True):
-        if gpus % source.granularity or (source.gpus is not None and gpus > source.gpus):
-            resources[source.resource] = None
-    return tuple(resources)
-
-
-@dataclass(frozen=True, slots=True)
-class _Effort:
-    """How far to go for the best plan; see `plan`."""
-
-    time_limit_s: float
-    gap: float
-    most_needs: int
-
-
-def _exact(problem: Problem, steps: Sequence[Ladder], what: str, effort: _Effort) -> _Part:
-    """The integer program for some needs; greedy instead where that is cheaper than what the solver had in time."""
-    fallback = greedy(problem, steps)
-    if len(steps) > effort.most_needs:
-        size = f"{len(steps)} needs contend, more than the {effort.most_needs} solved exactly"
-        return _Part(Status.GREEDY, fallback, None, f"{what}: {size}; the greedy plan is used")
-    outcome = solve(build(problem, steps), time_limit_s=effort.time_limit_s, gap=effort.gap)
-    found: tuple[Counts, ...] | None
-    match outcome:
-        case Solved(found, reached):
-            part = _Part(Status.OPTIMAL, found, reached, f"{what}: solved to a gap of {reached:.2g}")
-        case Infeasible(names, found, reached):
-            part = _Part(Status.OPTIMAL, found, reached, f"{what}: minimums clash ({', '.join(names)}); best effort")
-        case TimedOut(found, reached) if found is not None:
-            part = _Part(Status.FEASIBLE, found, reached, f"{what}: solver ran out of time, its best so far is used")
-        case _:
-            return _Part(
-                Status.GREEDY, fallback, None, f"{what}: solver ran out of time with nothing, the greedy plan is used"
-            )
-    if price(problem, steps, fallback).total < price(problem, steps, part.allocation).total - TOLERANCE:
-        if part.status is Status.OPTIMAL:
-            return replace(part, allocation=fallback)
-        return _Part(
-            Status.GREEDY, fallback, None, f"{what}: solver ran out of time, the greedy plan is cheaper and is used"
-        )
-    return part
-
-
-def _together(parts: Sequence[_Part]) -> tuple[Status, float | None]:
-    worst = max((part.status for part in parts), key=list(Status).index, default=Status.OPTIMAL)
-    gaps = [part.gap for part in parts]
-    return worst, None if None in gaps else max((gap for gap in gaps if gap is not None), default=0.0)
-
-
-def _decide(problem: Problem, steps: tuple[Ladder, ...], effort: _Effort) -> tuple[list[Counts], list[_Part]]:
-    allocation = [alone(ladder) for ladder in steps]
-    scarce = contended(problem, steps, allocation)
-    limits = tuple(broken_global(problem, steps, allocation))
-    parts: list[_Part] = []
-    if not limits:
-        free = replace(problem, rules=Rules(churn_price=problem.rules.churn_price))
-        share = replace(effort, time_limit_s=effort.time_limit_s / max(1, len(scarce)))
-        for resource in scarce:
-            mine = [i for i, ladder in enumerate(steps) if ladder.need.resource == resource]
-            part = _exact(free, [steps[i] for i in mine], f"contention for {resource}", share)
-            parts.append(part)
-            for i, counts in zip(mine, part.allocation, strict=True):
-                allocation[i] = counts
-        limits = tuple(broken_global(problem, steps, allocation))
-    if limits:
-        parts = [_exact(problem, steps, f"contention for {' and '.join(limits)}", effort)]
-        allocation = list(parts[0].allocation)
-    return allocation, parts
-
-
-def _need_plan(ladder: Ladder, end: Climb) -> NeedPlan:
-    counts = end.counts
-    kept, awaited, taken = counts[0], ladder.firm, 0
-    for rung, count in zip(ladder.rungs, counts, strict=True):
-        if rung.held is Held.STARTING:
-            awaited += count
-        elif rung.held is Held.SOURCE:
-            taken += count
-    need = ladder.need
-    lacking = zip(ladder.points, end.lacking, strict=True)
-    return NeedPlan(
-        key=need.key,
-        target=kept + awaited + taken,
-        kept=kept,
-        released=need.current - kept,
-        awaited=awaited,
-        given_up=sum(group.units for group in need.starting) - awaited,
-        taken=taken,
-        shortage=tuple((at_s, units * need.unit_capacity) for at_s, units in lacking if units > TOLERANCE),
-    )
-
-
-def _taken(problem: Problem, steps: Sequence[Ladder], allocation: Sequence[Counts]) -> tuple[Take, ...]:
-    takes = []
-    for ladder, counts in zip(steps, allocation, strict=True):
-        for rung, count in zip(ladder.rungs, counts, strict=True):
-            if count and rung.held is Held.SOURCE:
-                source = problem.sources[rung.place]
-                gpus = count * ladder.need.gpus_per_unit
-                takes.append(Take(ladder.need.key, source.tier, source.key, count, gpus, source.lead_s))
-    return tuple(takes)
-
-
-def _alternative(problem: Problem, steps: Sequence[Ladder], takes: Sequence[Take]) -> Alternative | None:
-    """Plan again, greedily, without the tier of the dearest source used."""
-    if not takes:
+def _begin(model: Model, hint: Hint | None) -> tuple[float, ...] | None:
+    """The last plan as a point of this program; None where there is none or it breaks a rule."""
+    if hint is None:
         return None
-    hours = problem.horizon_s / HOUR_S
-    by_key = {source.key: source for source in problem.sources}
-    used_sources = (by_key[take.source] for take in takes)
-    dearest = max(used_sources, key=lambda s: (s.price_per_gpu_hour * hours + s.one_off_price, s.lead_s, s.key))
-    barred = {place for place, source in enumerate(problem.sources) if source.tier == dearest.tier}
-    without = [
-        replace(
-            ladder,
-            rungs=tuple(
-                rung._replace(cap=0) if rung.held is Held.SOURCE and rung.place in barred else rung
-                for rung in ladder.rungs
-            ),
+    steps = model.ladder
+    n = len(steps.points)
+    serving = tuple(hint.serving.get(name, (0,) * n) for name in names(steps))
+    opened = {index: hint.opened.get(steps.lots[index].key, (0,) * n) for index in model.opened}
+    if any(len(numbers) != n for numbers in (*serving, *opened.values())):
+        return None
+    values = complete(model, serving, opened)
+    outside = any(
+        not low - TOLERANCE <= value <= high + TOLERANCE
+        for value, low, high in zip(values, model.program.lower, model.program.upper, strict=True)
+    )
+    return None if outside or breaches(model.program, values) else tuple(values)
+
+
+def _guided(model: Model, first: list[float], effort: Effort) -> list[float]:
+    """The better of the greedy plan and the one that follows the linear relaxation, where that is solved in time."""
+    relaxed_values = relaxation(model.program, effort.limits.time_s * SHARE_OF_TIME)
+    if relaxed_values is None:
+        return first
+    n = len(model.ladder.points)
+    guide = [[0.0] * (n - len(columns)) + [relaxed_values[c] for c in columns] for columns in model.serving]
+    other = complete(model, *greedy(model.ladder, guide))
+    if breaches(model.program, other) or model.program.worth(other) >= model.program.worth(first):
+        return first
+    return other
+
+
+def _solved(problem: Problem, effort: Effort, hint: Hint | None, what: str) -> _Part:
+    """One part: greedy first, then the solver from there, and the better of the two."""
+    steps = ladder(problem)
+    model = build(steps)
+    first = complete(model, *greedy(steps))
+    wrong = breaches(model.program, first)
+    if len(model.program.names) > SMALL and effort.limits.time_s > 0:
+        first = _guided(model, first, effort)
+    start = _begin(model, hint)
+    if not wrong and (start is None or model.program.worth(first) <= model.program.worth(start)):
+        start = tuple(first)
+    if len(model.program.names) > effort.most_columns:
+        gave = tuple(dict.fromkeys(name.partition("[")[0] for name in wrong))
+        size = f"{len(model.program.names)} columns, more than the {effort.most_columns} solved exactly"
+        return _Part(Status.GREEDY, model, first, None, gave, f"{what}: {size}; the greedy plan is used")
+    outcome = solve(model.program, effort.limits, start=start, door=effort.door)
+    if outcome.values is None:
+        return _Part(
+            Status.GREEDY, model, start or first, None, (), f"{what}: solver ran out of time, the greedy plan is used"
         )
-        for ladder in steps
+    values: Sequence[float] = outcome.values
+    if start is not None and model.program.worth(start) < model.program.worth(values) - TOLERANCE:
+        values = start
+    if isinstance(outcome, Solved):
+        return _Part(Status.OPTIMAL, model, values, outcome.gap, (), f"{what}: solved to a gap of {outcome.gap:.2g}")
+    limit = "ran out of time or nodes"
+    if start is not None and list(values) == list(start):
+        return _Part(
+            Status.GREEDY, model, values, outcome.gap, (), f"{what}: solver {limit}, nothing better than where it began"
+        )
+    return _Part(Status.FEASIBLE, model, values, outcome.gap, (), f"{what}: solver {limit}, its best so far is used")
+
+
+def _missing(part: _Part) -> bool:
+    return any(part.values[column] > TOLERANCE for column in part.model.missing.values())
+
+
+def _yielding(part: _Part, effort: Effort, what: str) -> _Part:
+    """Let rules give way in their order until the minimums are met."""
+    outcome = relaxed(part.model, part.values, effort.limits)
+    if outcome is None:
+        return part
+    model, values, gave, met = outcome
+    status = part.status if met else Status.INFEASIBLE
+    words = f"{what}: minimums clash; " + (f"{' and '.join(gave)} gave way" if gave else "no rule could give way")
+    return _Part(status, model, values, None, gave, words)
+
+
+def _together(problem: Problem, effort: Effort, hint: Hint | None, beside: Moments) -> list[_Part] | None:
+    """Solve the parts apart. None where a rule over all pools is broken by that, with what else is held `beside`."""
+    apart = parts(problem)
+    share = replace(effort, limits=replace(effort.limits, time_s=effort.limits.time_s / max(1, len(apart))))
+    found = [_solved(one, share, hint, _title(one)) for one in apart]
+    if (len(apart) > 1 or beside) and not fits_together(problem, [(part.model, part.values) for part in found], beside):
+        return None
+    return [
+        _yielding(part, effort, _title(one)) if _missing(part) else part for part, one in zip(found, apart, strict=True)
     ]
-    return Alternative(dearest.tier, price(problem, without, greedy(problem, without)).total)
 
 
-def plan(problem: Problem, *, time_limit_s: float = 5.0, gap: float = 0.005, most_needs: int = 250) -> Plan:
-    """Decide what to keep, take and release for all needs together, at least cost over the horizon.
+def _apart(problem: Problem, steps: Frame) -> tuple[list[Group], list[int]]:
+    """The pools that may be planned alone as they are, and all others."""
+    groups, others = alone(problem, steps)
+    touched = crowded(steps, groups) | {
+        variant.accelerator for p in others for role in problem.pools[p].roles for variant in role.variants
+    }
+    fine = []
+    for group in groups:
+        kind = problem.pools[group.pools[0]].roles[0].variants[0].accelerator
+        if kind in touched or too_many(problem, steps, group):
+            others = [*others, *group.pools]
+        else:
+            fine.append(group)
+    return fine, sorted(others)
+
+
+def _answers(problem: Problem, effort: Effort, hint: Hint | None) -> list[Answer]:
+    """Pools alone where that is exact, the others by the integer program; all by that where a rule over all binds."""
+    steps = frame(problem)
+    groups, others = _apart(problem, steps)
+    problem = replace(problem, points_s=steps.points)
+    rest = replace(problem, pools=tuple(problem.pools[p] for p in others))
+    beside: Moments = ()
+    if groups:
+        spent, taken = spending(steps, groups)
+        beside = tuple(zip(steps.points, spent, taken, strict=True))
+    supply = any(gang.held for gang in problem.gangs) or any(offer.held for offer in problem.offers)
+    found: list[_Part] | None = []
+    if others or (supply and not groups):
+        found = _together(rest, effort, hint, beside)
+    elif groups and not fits_together(problem, [], beside):
+        found = None
+    if found is None:
+        groups, found = [], [_solved(problem, effort, hint, "rules over all pools")]
+        if _missing(found[0]):
+            found = [_yielding(found[0], effort, "rules over all pools")]
+    made = [answer_of(problem, steps, groups)] if groups else []
+    made += [
+        answered(
+            part.model,
+            part.values,
+            status=part.status,
+            gap=part.gap,
+            gave=part.gave,
+            reason=part.reason,
+            with_changes=effort.changes,
+        )
+        for part in found
+    ]
+    return made
+
+
+def _title(problem: Problem) -> str:
+    if not problem.pools:
+        return "supply without pools"
+    first, more = problem.pools[0].key, len(problem.pools) - 1
+    return f"{first} and {more} more" if more else first
+
+
+def _status(found: Sequence[Answer]) -> tuple[Status, float | None]:
+    worst = max((answer.status for answer in found), key=list(Status).index, default=Status.OPTIMAL)
+    total = weighed = 0.0
+    for answer in found:
+        if answer.gap is None:
+            return worst, None
+        size = abs(answer.cost.total)
+        total += size
+        weighed += answer.gap * size
+    return worst, weighed / total if total else 0.0
+
+
+def _without(problem: Problem, made: Sequence[Action], effort: Effort) -> Alternative | None:
+    """Plan again without the last rung of the ladder that the plan steps on."""
+    tiers = [action.tier for action in made if action.tier is not None and action.do is not Do.RETURN]
+    order = list(Tier)
+    dearest = max(tiers, key=order.index, default=None)
+    if dearest is None or dearest is Tier.CONVERT:
+        return None
+    barred = replace(
+        problem,
+        sources=tuple(replace(one, only_for=(NOBODY,)) if one.tier is dearest else one for one in problem.sources),
+        gangs=tuple(one for one in problem.gangs if one.held or dearest is not Tier.PREEMPT),
+        offers=tuple(replace(one, quota=one.held) if dearest is Tier.PROVISION else one for one in problem.offers),
+    )
+    found = _answers(barred, effort, None)
+    return Alternative(dearest.value, sum((answer.cost for answer in found), Cost()).total)
+
+
+def plan(problem: Problem, effort: Effort = USUAL, *, last: Plan | None = None) -> Plan:
+    """Decide what to keep, take, release and give back for all pools together, at least cost over the horizon.
 
     Args:
         problem: what is needed, what there is, and the rules.
-        time_limit_s: seconds the solver may use for contended stocks together, and again for a limit over all needs.
-            Met, the best plan found by then or the greedy one is returned and says so.
-        gap: relative gap at which a plan counts as optimal.
-        most_needs: a contended part with more needs than this is planned greedily, and says so. HiGHS looks at its time
-            limit only between the stages of its root node, which take 1 to 2 s for 500 needs and grow faster than
-            their number; a limit on size is kept exactly and gives the same plan on every machine.
+        effort: limits of the solver and what evidence to work out.
+        last: the plan before; the solver begins there where it still holds.
 
     Raises:
         ProblemError: the problem contradicts itself; the message names every contradiction (see `check`).
@@ -257,22 +260,28 @@ def plan(problem: Problem, *, time_limit_s: float = 5.0, gap: float = 0.005, mos
     faults = check(problem)
     if faults:
         raise ProblemError(faults)
-    steps = ladders(problem)
-    allocation, parts = _decide(problem, steps, _Effort(time_limit_s, gap, most_needs))
-    status, reached = _together(parts)
-    ends = states(steps, allocation)
-    needs = {ladder.need.key: _need_plan(ladder, end) for ladder, end in zip(steps, ends, strict=True)}
-    takes = _taken(problem, steps, allocation)
-    heading = [part.reason for part in parts] or ["no contention: every need planned alone is the best for all"]
-    lacking = [ladder.need.key for ladder, counts in zip(steps, allocation, strict=True) if below(ladder, counts)]
+    found = _answers(problem, effort, last.hint if last is not None else None)
+    pools = {key: pool for answer in found for key, pool in answer.pools.items()}
+    made = sorted((action for answer in found for action in answer.actions), key=lambda action: action.at_s)
+    status, gap = _status(found)
+    total = sum((answer.cost for answer in found), Cost())
+    bare = replace(effort, alternative=False, changes=False)
     return Plan(
         status=status,
-        needs=MappingProxyType(needs),
-        taken=takes,
-        cost=price(problem, steps, allocation),
-        gap=reached,
-        binding=binding(problem, steps, ends),
-        relaxed=tuple(f"minimum[{key}]" for key in lacking),
-        reasons=(*heading, *sentences(problem, steps, ends)),
-        alternative=_alternative(problem, steps, takes),
+        objective=total.total,
+        gap=gap,
+        pools=MappingProxyType({pool.key: pools[pool.key] for pool in problem.pools}),
+        actions=tuple(made),
+        cost=total,
+        binding=tuple(dict.fromkeys(name for answer in found for name in answer.binding)),
+        relaxed=tuple(dict.fromkeys(name for answer in found for name in answer.relaxed)),
+        reasons=(*(answer.reason for answer in found), *sentences(made)),
+        alternative=_without(problem, made, bare)
+        if effort.alternative and len(problem.pools) <= MOST_COMPARED
+        else None,
+        changes=tuple(change for answer in found for change in answer.changes),
+        hint=Hint(
+            MappingProxyType({key: value for answer in found for key, value in answer.hint.serving.items()}),
+            MappingProxyType({key: value for answer in found for key, value in answer.hint.opened.items()}),
+        ),
     )

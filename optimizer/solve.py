@@ -1,98 +1,193 @@
-"""Solve the integer program with HiGHS under a limit, to a typed outcome; nothing printed, nothing left to chance.
+"""Solve a program with HiGHS under limits, to a typed outcome; nothing printed, nothing left to chance.
 
-One thread and a fixed seed: the same problem gives the same answer to the byte, unless the time limit is met.
+One thread and a fixed seed: the same problem gives the same answer to the byte, unless the time limit is met. Two doors
+lead to the same solver: PuLP, whose object for every variable and constraint a person can print and audit, and HiGHS's
+own arrays. Tests hold the two to the same answers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import highspy
+import numpy as np
 import pulp
 
-from optimizer.evidence import Slack
-from optimizer.ladder import Held
-
 if TYPE_CHECKING:
-    from optimizer.algebra import Model
-    from optimizer.ladder import Counts
+    from collections.abc import Sequence
+
+    from optimizer.program import Program
 
 SEED = 1
 FEASIBLE = 2
 """HiGHS's own number for "a feasible point is known" (`SolutionStatus::kSolutionStatusFeasible`)."""
 
 
+class Door(StrEnum):
+    """How the program is handed to HiGHS."""
+
+    ARRAYS = "arrays"
+    PULP = "pulp"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far to go: seconds, relative gap at which an answer counts as the best, nodes of the search tree."""
+
+    time_s: float = 5.0
+    gap: float = 0.005
+    nodes: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """The best allocation, proven to within `gap` (relative)."""
+    """The best point, proven to within `gap` (relative); its objective and the bound that proves it."""
 
-    allocation: tuple[Counts, ...]
+    values: tuple[float, ...]
+    objective: float
     gap: float
 
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """The limit was met first; the best allocation known by then, if any, and its gap."""
+    """A limit was met first; the best point known by then, if any, and the proven bound of the objective."""
 
-    incumbent: tuple[Counts, ...] | None
+    values: tuple[float, ...] | None
+    objective: float | None
     gap: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Infeasible:
-    """Not every minimum can be met: which ones, with the limits that stand in their way, and the best there is."""
-
-    names: tuple[str, ...]
-    allocation: tuple[Counts, ...]
-    gap: float
+Outcome = Solved | TimedOut
 
 
-Outcome = Solved | TimedOut | Infeasible
+def quiet() -> highspy.Highs:
+    """A solver that prints nothing and always does the same."""
+    solver = highspy.Highs()
+    for name, value in {"output_flag": False, "threads": 1, "random_seed": SEED}.items():
+        solver.setOptionValue(name, value)
+    return solver
 
 
-def _allocation(model: Model) -> tuple[Counts, ...]:
-    return tuple(tuple(round(unit.varValue or 0.0) for unit in units) for units in model.units)
+def _solver(limits: Limits) -> highspy.Highs:
+    solver = quiet()
+    options = {"time_limit": max(0.0, limits.time_s), "mip_rel_gap": limits.gap, "mip_abs_gap": 0.0}
+    for name, value in options.items():
+        solver.setOptionValue(name, value)
+    if limits.nodes is not None:
+        solver.setOptionValue("mip_max_nodes", limits.nodes)
+    return solver
 
 
-def _clash(model: Model, allocation: tuple[Counts, ...]) -> tuple[str, ...]:
-    """Minimums with units missing, then the limits that keep one more unit away from them."""
-    short = [model.steps[i] for i, missing in model.missing.items() if round(missing.varValue or 0.0) > 0]
-    slack = Slack(model.problem, model.steps, allocation)
-    names = dict.fromkeys(f"minimum[{ladder.need.key}]" for ladder in short)
-    for ladder in short:
-        sources = (rung for rung in ladder.rungs if rung.held is Held.SOURCE)
-        blockers = (slack.blocker(rung, ladder.need.gpus_per_unit) for rung in sources)
-        names.update(dict.fromkeys(name for name in blockers if name is not None))
-    return tuple(names)
+def arrays(program: Program) -> highspy.HighsLp:
+    """The program as HiGHS takes it."""
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = len(program.names), len(program.rows)
+    lp.col_cost_ = np.asarray(program.cost)
+    lp.col_lower_, lp.col_upper_ = np.asarray(program.lower), np.asarray(program.upper)
+    lp.row_lower_, lp.row_upper_ = np.asarray(program.least), np.asarray(program.most)
+    lp.offset_ = program.constant
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.start_ = np.asarray(program.starts, dtype=np.int32)
+    lp.a_matrix_.index_ = np.asarray(program.index, dtype=np.int32)
+    lp.a_matrix_.value_ = np.asarray(program.value)
+    kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+    lp.integrality_ = [kinds[whole] for whole in program.whole]
+    return lp
 
 
-def solve(model: Model, *, time_limit_s: float, gap: float = 0.0) -> Outcome:
-    """Solve a model built by `algebra.build`.
+def as_pulp(program: Program) -> pulp.LpProblem:
+    """The program as PuLP objects, columns and rows numbered in their order; `program` has the names a person reads."""
+    problem = pulp.LpProblem("supply", pulp.LpMinimize)
+    columns = [
+        problem.add_variable(
+            f"v{number:06d}",
+            lower,
+            None if upper == float("inf") else upper,
+            pulp.LpInteger if whole else pulp.LpContinuous,
+        )
+        for number, (lower, upper, whole) in enumerate(zip(program.lower, program.upper, program.whole, strict=True))
+    ]
+    problem.setObjective(pulp.LpAffineExpression(list(zip(columns, program.cost, strict=True)), program.constant))
+    for row, (least, most) in enumerate(zip(program.least, program.most, strict=True)):
+        terms = [(columns[column], value) for column, value in program.terms(row)]
+        senses = [(pulp.LpConstraintEQ, least)] if least == most else []
+        if not senses and least > -float("inf"):
+            senses.append((pulp.LpConstraintGE, least))
+        if not senses or (most < float("inf") and least != most):
+            senses.append((pulp.LpConstraintLE, most))
+        for kind, bound in senses:
+            name = f"c{row:06d}{'lge'[kind + 1]}"
+            problem.addConstraint(pulp.LpConstraint(pulp.LpAffineExpression(terms), kind, name, bound))
+    return problem
+
+
+def _outcome(solver: highspy.Highs, program: Program, values: Sequence[float]) -> Outcome:
+    status, info = solver.getModelStatus(), solver.getInfo()
+    states = highspy.HighsModelStatus
+    if status in {states.kOptimal, states.kModelEmpty}:
+        gap = info.mip_gap if status == states.kOptimal and np.isfinite(info.mip_gap) else 0.0
+        return Solved(tuple(values), program.worth(values), max(0.0, gap))
+    if status in {states.kTimeLimit, states.kSolutionLimit, states.kIterationLimit, states.kInterrupt}:
+        if info.primal_solution_status == FEASIBLE:
+            gap = info.mip_gap if np.isfinite(info.mip_gap) else None
+            return TimedOut(tuple(values), program.worth(values), gap)
+        return TimedOut(None, None, None)
+    raise RuntimeError(
+        f"HiGHS ended with {status} on a supply program, which always has an answer; expected optimal or a limit"
+    )
+
+
+def relaxation(program: Program, time_s: float) -> tuple[float, ...] | None:
+    """The best point with fractions allowed; None where it is not found in time."""
+    solver = _solver(Limits(time_s))
+    lp = arrays(program)
+    lp.integrality_ = []
+    solver.passModel(lp)
+    solver.run()
+    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        return None
+    return tuple(solver.getSolution().col_value)
+
+
+def solve(
+    program: Program, limits: Limits, *, start: Sequence[float] | None = None, door: Door = Door.ARRAYS
+) -> Outcome:
+    """Solve a program built by `algebra.build`.
 
     Args:
-        model: the program.
-        time_limit_s: seconds the solver may use.
-        gap: relative gap at which the answer counts as the best.
+        program: columns and rows.
+        limits: time, gap and nodes.
+        start: a feasible point to begin with (the last plan, the greedy one); the answer is never worse.
+        door: how the program is handed over; `start` is used by the arrays only.
 
     Raises:
-        RuntimeError: HiGHS reports a state that such a model cannot be in; a fault of this package.
+        RuntimeError: HiGHS reports a state that such a program cannot be in; a fault of this package.
     """
-    if not any(model.units):
-        return Solved(tuple(() for _ in model.units), 0.0)
-    solver = pulp.HiGHS(
-        msg=False, threads=1, timeLimit=max(0.0, time_limit_s), gapRel=gap, gapAbs=0.0, random_seed=SEED
-    )
-    model.program.solve(solver)
-    status = model.program.solverModel.getModelStatus()
-    info = model.program.solverModel.getInfo()
-    known = info.primal_solution_status == FEASIBLE
-    if status == highspy.HighsModelStatus.kOptimal:
-        allocation, reached = _allocation(model), max(0.0, info.mip_gap)
-        names = _clash(model, allocation)
-        return Infeasible(names, allocation, reached) if names else Solved(allocation, reached)
-    if status == highspy.HighsModelStatus.kTimeLimit:
-        return TimedOut(_allocation(model), info.mip_gap) if known else TimedOut(None, None)
-    raise RuntimeError(
-        f"HiGHS ended with {status} on a supply model, which always has an answer; expected optimal or time limit"
-    )
+    if not program.names:
+        return Solved((), program.constant, 0.0)
+    if door is Door.PULP:
+        problem = as_pulp(program)
+        nodes = {} if limits.nodes is None else {"mip_max_nodes": limits.nodes}
+        problem.solve(
+            pulp.HiGHS(
+                msg=False,
+                threads=1,
+                timeLimit=max(0.0, limits.time_s),
+                gapRel=limits.gap,
+                gapAbs=0.0,
+                random_seed=SEED,
+                **nodes,
+            )
+        )
+        found = [variable.varValue or 0.0 for variable in problem.variables()]
+        return _outcome(problem.solverModel, program, found)
+    solver = _solver(limits)
+    solver.passModel(arrays(program))
+    if start is not None:
+        solution = highspy.HighsSolution()
+        solution.col_value = list(start)
+        solver.setSolution(solution)
+    solver.run()
+    return _outcome(solver, program, solver.getSolution().col_value)

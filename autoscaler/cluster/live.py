@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from autoscaler.errors import CannotSee
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from threading import Event
 
-    from autoscaler.model import Decision, RoleKey
+    from autoscaler.model import Decision, RoleKey, Start
+    from autoscaler.supply import Supply
     from metrics_adapter.signals import Group, MetricSource, Reading
 
 
@@ -43,6 +45,14 @@ class ReplicaCounts(Protocol):
 
     def read(self, now: float) -> Mapping[RoleKey, tuple[int | None, int | None]]:
         """(ready, existing) replicas by role; a role nobody knows of is left out. Raises SourceError."""
+        ...
+
+
+class ReplicaStarts(Protocol):
+    """Somebody who knows how long replicas took to come up."""
+
+    def read(self, now: float) -> Mapping[RoleKey, tuple[Start, ...]]:
+        """Starts that are over, of late, by role. Raises SourceError."""
         ...
 
 
@@ -84,10 +94,32 @@ def role_observation(key: RoleKey, reading: Reading, counts: tuple[int | None, i
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a cluster adds to an observation: stock, (ready, existing) replicas by role, and what to know about it."""
+
+    stocks: tuple[Stock, ...] = ()
+    counts: Mapping[RoleKey, tuple[int | None, int | None]] = field(default_factory=dict)
+    supply: Supply | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Cluster(Protocol):
+    """A cluster to look at and to act on."""
+
+    def look(self) -> Seen:
+        """What is there now."""
+        ...
+
+    def decided(self, decision: Decision, seen: Observation | None) -> Decision | None:
+        """Act on it in its own time; returns what is to be published, None while another replica's decisions are."""
+        ...
+
+
 class LiveWorld:
     """Ticks by the clock, observes through a source, enacts by publishing."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the world's parts, each given by name
         self,
         source: MetricSource,
         groups: Mapping[RoleKey, Group],
@@ -98,6 +130,8 @@ class LiveWorld:
         stop: Event,
         stocks: Sequence[Stock] = (),
         counts: ReplicaCounts | None = None,
+        starts: ReplicaStarts | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         self._source = source
         self._groups = dict(groups)
@@ -107,6 +141,9 @@ class LiveWorld:
         self._stop = stop
         self._stocks = tuple(stocks)
         self._counts = counts
+        self._starts = starts
+        self._cluster = cluster
+        self._last: Observation | None = None
 
     def ticks(self) -> Iterator[float]:
         """Now, and then every interval until stopped. A tick that took longer than the interval is followed at once."""
@@ -119,14 +156,31 @@ class LiveWorld:
         """Read every group, and the replica counts. Raises CannotSee when the source as a whole cannot be read."""
         try:
             readings = self._source.read(now, tuple(self._groups.values()))
-            counts = self._counts.read(now) if self._counts else {}
+            counts = dict(self._counts.read(now)) if self._counts else {}
         except SourceError as error:
             raise CannotSee(f"{self._source.name}: {error}") from error
+        there = self._cluster.look() if self._cluster else Seen(self._stocks)
+        counts |= there.counts
         roles = tuple(
             role_observation(key, readings.by_key[group.key], counts.get(key)) for key, group in self._groups.items()
         )
-        return Observation(now, roles, self._stocks, self._source.name, readings.notes)
+        roles, unknown = self._with_starts(roles, now)
+        notes = (*readings.notes, *there.notes, *unknown)
+        self._last = Observation(now, roles, there.stocks, self._source.name, notes, supply=there.supply)
+        return self._last
+
+    def _with_starts(
+        self, roles: tuple[RoleObservation, ...], now: float
+    ) -> tuple[tuple[RoleObservation, ...], tuple[str, ...]]:
+        """The roles with the starts that are known; without them, and why, where they cannot be read."""
+        try:
+            told = self._starts.read(now) if self._starts else {}
+        except SourceError as error:
+            return roles, (f"how long replicas took to start is not known: {error}",)
+        return tuple(replace(role, starts=told[role.key]) if told.get(role.key) else role for role in roles), ()
 
     def enact(self, decision: Decision, /) -> None:
-        """Publish the decision."""
-        self._publish(decision)
+        """Publish the decision, and let the hands carry it out."""
+        served = self._cluster.decided(decision, self._last) if self._cluster else decision
+        if served is not None:
+            self._publish(served)

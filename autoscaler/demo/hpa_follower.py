@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from autoscaler.demo.hpa import HpaSpec, HpaStatus, NotServed, Served, sync
 from autoscaler.demo.quantity import milli
 from autoscaler.policies.hpa_maths import HpaMemory, Policy, PolicyKind, ScalingRules
+from autoscaler.policies.hpa_sync import HpaSpec, HpaStatus, NotServed, Served, sync
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,9 @@ stabilizeRecommendation). It writes replicas itself.
 Flavours: `aibrix-apa-shipped` has the shipped cooldown and counts a pod that did not answer as 0, so that no data at
 all shrinks; `aibrix-apa` is guarded: Kubernetes' cooldown, silent pods left out, no growth while replicas start (v0.8).
 Roles: one PodAutoscaler per role on KV usage; with `prefill_concurrency` the prefill role goes by running and waiting
-requests per replica instead, as TokenScale's evaluation set AIBrix up (with 0.7 for decode's KV).
+requests per replica instead, as TokenScale's evaluation set AIBrix up (with 0.7 for decode's KV). On KV a prefill role
+is blind: a prompt's KV leaves with it, so that usage stays near 0 however long the queue; under 1 % is then served in
+time. That is the shipped sample; the grid tries the other.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A pool's traffic as policies that look at arrivals want it: requests/s coming in, and the mean request's tokens.
 
-Engines count what they served, not what arrived: arrivals = first tokens/s + growth of what waits. The prefill (or
-colocated) role tells of arrivals and prompts, the decode (or colocated) role of outputs. Shapes of windows without a
-completed request are carried over from the last that had one.
+A gateway that counts requests and their prompt tokens says it (`arrival_rate`, `arrival_tokens`), as the authors'
+own frontends do. Without one, engines count what they served, not what arrived: arrivals = first tokens/s + growth of
+what waits. The prefill (or colocated) role tells of arrivals and prompts, the decode (or colocated) role of outputs.
+Shapes of windows without a completed request are carried over from the last that had one.
 """
 
 from __future__ import annotations
@@ -72,19 +73,25 @@ def traffic(
     held = waiting(entry, gateway=True)
     if held is not None:
         queue = (*queue, (at, held))
-    firsts = entry.first_token_rate
+    firsts, counted = entry.first_token_rate, entry.arrival_rate
     prompt = _each(entry.prompt_rate, firsts, state.prompt)
     computed = _each(entry.computed_rate, firsts, state.computed)
+    if entry.arrival_tokens is not None and counted:
+        # What is coming has the gateway's lengths; how much of it hits the cache only the engines know.
+        hits = 1.0 - computed / prompt if computed is not None and prompt else 0.0
+        prompt = entry.arrival_tokens / counted
+        computed = prompt * (1.0 - min(max(hits, 0.0), 1.0))
     output = state.output
     if leaving is not None:
         output = _each(leaving.generation_rate, leaving.completion_rate, output)
     state = TrafficState(queue, prompt, computed, output)
     requests = firsts if firsts is not None else entry.completion_rate
+    requests = counted if requests is None else requests
     if requests is None or (prompt is None and computed is None) or output is None:
         return None, state
     whole = prompt if prompt is not None else computed
     rest = computed if computed is not None else prompt
-    arriving = max(0.0, requests + _slope(queue))
+    arriving = counted if counted is not None else max(0.0, requests + _slope(queue))
     return Traffic(arriving, whole or 0.0, rest or 0.0, output), state
 
 

@@ -21,6 +21,7 @@ from autoscaler.policies.dynamo import Dynamo, Mode
 from autoscaler.policies.dynamo_predict import Predictor
 from autoscaler.policies.heteroscale import HeteroScale
 from autoscaler.policies.hpa import Hpa, Signal
+from autoscaler.policies.keda_epp import KedaEpp, Triggers
 from autoscaler.policies.keda_queue import KedaQueue
 from autoscaler.policies.keda_token_backlog import KedaTokenBacklog
 from autoscaler.policies.knative_kpa import KnativeKpa
@@ -61,6 +62,10 @@ _ENTRIES: dict[str, tuple[type, dict[str, Any]]] = {
     "hpa-queue": (Hpa, {"signal": Signal.QUEUE, "target": 5.0}),
     "keda-queue": (KedaQueue, {}),
     "keda-token-backlog": (KedaTokenBacklog, {}),
+    "keda-epp-shipped": (KedaEpp, {"per_replica": False}),
+    "keda-epp": (KedaEpp, {}),
+    "keda-epp-saturation": (KedaEpp, {"triggers": Triggers.SATURATION, "per_replica": False}),
+    "keda-epp-queue": (KedaEpp, {"triggers": Triggers.QUEUE}),
     "knative-kpa": (KnativeKpa, {}),
     "aibrix-apa-shipped": (
         AibrixApa,
@@ -88,8 +93,10 @@ _GRIDS: dict[type, tuple[dict[str, str], ...]] = {
     KedaTokenBacklog: tuple(
         {"threshold_s": t, "kv_target": k} for t in ("0.1", "0.3", "0.7", "1.5") for k in ("0.6", "0.8")
     ),
+    KedaEpp: tuple({"kv_target": k, "queue_target": q} for k in ("0.3", "0.5", "0.7", "0.85") for q in ("0.5", "2")),
     KnativeKpa: tuple({"concurrency": c} for c in ("8", "16", "32", "64", "100", "200")),
-    AibrixApa: tuple({"target": t, "window_s": w} for t in ("0.3", "0.5", "0.6", "0.7") for w in ("30", "180")),
+    AibrixApa: tuple({"target": t, "window_s": w} for t in ("0.1", "0.3", "0.5") for w in ("30", "180"))
+    + tuple({"target": "0.3", "prefill_concurrency": c} for c in ("2", "7")),
     RayServe: tuple({"target_ongoing": t, "down_delay_s": d} for t in ("2", "8", "16", "32") for d in ("120", "600")),
     HeteroScale: tuple({"share": s, "in_cooldown_s": c} for s in ("0.5", "0.6", "0.7", "0.8") for c in ("180", "600")),
     TokenScale: tuple({"convertible": c, "uncached": u} for c in ("0", "1", "2", "4") for u in ("false", "true")),
@@ -114,6 +121,10 @@ _NAMED_GRIDS: dict[str, tuple[dict[str, str], ...]] = {
     "dynamo-sla-load": tuple({"sensitivity": s, "itl_share": i} for s in ("0.3", "0.8") for i in ("0.5", "1")),
     "dynamo-sla-throughput": _THROUGHPUT_GRID,
     "dynamo-sla-throughput-kalman": _THROUGHPUT_GRID,
+    "keda-epp-saturation": tuple(
+        {"saturation_target": s, "running_target": r} for s in ("0.7", "2") for r in ("8", "16", "32", "64")
+    ),
+    "keda-epp-queue": tuple({"held_target": h} for h in ("0.2", "1", "5")),
     "hpa-kv": tuple(
         {"target": t, "follow.stabilise_down_s": s} for t in ("0.4", "0.5", "0.65", "0.8") for s in ("60", "300")
     ),

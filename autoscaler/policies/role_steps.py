@@ -127,6 +127,15 @@ def up_to_whole(wanted: float) -> int:
     return math.ceil(min(max(wanted, 0.0), MOST) - 1e-9)
 
 
+def largest(proposals: Sequence[int | None], now: int) -> int | None:
+    """An HPA's choice among its metrics' proposals, None for one that failed: the largest, but then only to grow."""
+    told = [count for count in proposals if count is not None]
+    if not told:
+        return None
+    most = max(told)
+    return most if len(told) == len(proposals) or most > now else None
+
+
 def bounded(count: int, rule: RoleRules) -> int:
     """Within the role's bounds."""
     return min(max(count, rule.minimum), rule.maximum)

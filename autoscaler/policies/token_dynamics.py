@@ -46,7 +46,8 @@ class TokenDynamics:
     Attributes:
         name: on the command line.
         forecast: upper quantiles by the load's own history, or the last value.
-        quantile: planned for, 0.5..1.
+        quantile: planned for, 0.5..1; None: each tier's own, from prices. lead_quantile: of the lead times.
+        fallback_margin: on the present load where the forecast cannot be relied on.
         stabilise_down_s: the wish falls to the highest plan of this long.
         most_up, most_up_replicas, most_down: largest changes per tick (shares; replicas).
         history_s: of the load. window_s: of the rates seen.
@@ -57,7 +58,9 @@ class TokenDynamics:
 
     name: str = "token-dynamics"
     forecast: Foresight = Foresight.QUANTILE
-    quantile: float = 0.9
+    quantile: float | None = None
+    lead_quantile: float = 0.9
+    fallback_margin: float = 0.3
     stabilise_down_s: float = 300.0
     most_up: float = 4.0
     most_up_replicas: int = 8
@@ -74,8 +77,8 @@ class TokenDynamics:
     def __post_init__(self) -> None:
         require_positive(self, "most_up", "most_up_replicas", "most_down", "history_s", "window_s", "interval_s")
         require_positive(self, "start_deadline_s", "horizon_s", "time_limit_s")
-        require_not_negative(self, "stabilise_down_s", "gap")
-        if not 0.5 <= self.quantile < 1:  # noqa: PLR2004 - the median is the least that is no gamble
+        require_not_negative(self, "stabilise_down_s", "gap", "fallback_margin")
+        if self.quantile is not None and not 0.5 <= self.quantile < 1:  # noqa: PLR2004 - the median is the least that is no gamble
             raise ValueError(f"quantile {self.quantile}: must be at least 0.5 and below 1")
 
     def rules(self, scene: Scene) -> Rules:
@@ -86,6 +89,8 @@ class TokenDynamics:
             supply=scene.supply or tuple(SupplyRules(Tier.START, name, START_S, 1.0) for name in names),
             forecaster=LastValue() if self.forecast is Foresight.LAST_VALUE else SimpleQuantile(),
             quantile=self.quantile,
+            lead_quantile=self.lead_quantile,
+            fallback_margin=0.0 if self.forecast is Foresight.LAST_VALUE else self.fallback_margin,
             history_s=self.history_s,
             bin_s=max(self.interval_s, self.history_s / HISTORY_POINTS),
             window_s=self.window_s,

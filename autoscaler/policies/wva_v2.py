@@ -12,6 +12,10 @@ Flavours: as shipped the prefix hit rate is 0 and B = 8192, S = 256 are assumed;
 one seen and the engine's own arguments are read. (The shipped zero cost of a variant without replicas shows only with
 several variants of one role; a pool here has one.) `charge_output=false` is the February flavour.
 Roles: each by itself for capacity; a pool's roles together for the decision, as in the original.
+
+On engines bound by compute it saws: idle, capacity is what fits in KV, so it removes replicas until queues form; then
+the KV held at that moment (little) is remembered as capacity and it adds several times too many. Both halves are the
+original's.
 """
 
 from __future__ import annotations

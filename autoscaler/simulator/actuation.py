@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from autoscaler.demo.hpa import HpaSpec, NotServed, Served, sync
 from autoscaler.policies.hpa_maths import HpaMemory, Policy, PolicyKind, ScalingRules
+from autoscaler.policies.hpa_sync import HpaSpec, NotServed, Served, sync
 
 if TYPE_CHECKING:
     from autoscaler.policies.policy import Follow
@@ -41,6 +41,7 @@ class Scaler:
     maximum: int
     wish: int | None = None
     memory: HpaMemory = field(default_factory=HpaMemory)
+    looked: bool = False
 
     def ask(self, desired: int | None) -> None:
         """Publish a wish; None leaves the last one standing."""
@@ -52,7 +53,13 @@ class Scaler:
         return spec if self.wish is None else min(max(self.wish, self.minimum), self.maximum)
 
     def sync(self, now: float, spec: int, existing: int) -> int:
-        """One look of the HPA; returns the new spec. An HPA never wakes from 0 while its minimum is above it."""
+        """One look of the HPA; returns the new spec. An HPA never wakes from 0 while its minimum is above it.
+
+        At its first look it records the replicas there are as a recommendation, as Kubernetes' controller does
+        (recordInitialRecommendation), so that it does not shrink what it has only just seen.
+        """
+        if not self.looked:
+            self.looked, self.memory = True, HpaMemory(((now, spec),))
         answer = NotServed("no wish yet") if self.wish is None else Served((self.wish * MILLI,))
         hpa = hpa_spec(self.follow, self.minimum, self.maximum)
         status, self.memory = sync(hpa, self.memory, now, (spec, existing), answer)

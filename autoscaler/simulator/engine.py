@@ -181,15 +181,10 @@ class Engine:
         return self._costed(tuple(chunks))
 
     def _costed(self, chunks: tuple[tuple[Sequence, int], ...]) -> Step:
-        cost = self.profile
         tokens = sum(count for _, count in chunks)
+        pairs = sum(count * (sequence.stored - sequence.remaining + count / 2) for sequence, count in chunks)
         stored = self._resident + sum(sequence.stored - sequence.remaining for sequence, _ in chunks)
-        seconds = (
-            cost.step_seconds
-            + cost.prefill_token_seconds * tokens
-            + cost.sequence_seconds * (self._decoding + len(chunks))
-            + cost.resident_token_seconds * stored
-        )
+        seconds = self.profile.mixed_step(tokens, pairs, self._decoding + len(chunks), stored)
         return Step(self.now + seconds, seconds, chunks, self._decoding)
 
     def _take_chunk(self, sequence: Sequence, budget: int, chunks: list[tuple[Sequence, int]]) -> int:

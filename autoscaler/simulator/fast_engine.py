@@ -7,8 +7,7 @@ While nobody joins or leaves a batch of n sequences with R stored tokens, its k 
 because R grows by n per step. Such a span ends at the next finish (a heap over step numbers), when KV runs out, or at
 the first step that ends after an arrival that can be admitted (the quadratic solved for k). So a request costs a few
 heap operations, however many tokens it makes. Scheduling, chunking, KV blocks and preemption are those of engine.py,
-and a test holds the two against each other step by step. f is 1, or noise with mean 1: a step's relative deviation is
-log-normal, and that of k independent steps together has 1/sqrt(k) of its width.
+and a test holds the two against each other step by step. f is 1, or noise with mean 1 (spans.noise_factor).
 """
 
 from __future__ import annotations
@@ -18,12 +17,22 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from autoscaler.simulator.engine_types import EngineRole
-from autoscaler.simulator.job import PrefixCache
+from autoscaler.simulator.job import work
 from autoscaler.simulator.kv_blocks import KvBlocks
-from autoscaler.simulator.spans import Finishes, span_seconds, steps_to_pass
+from autoscaler.simulator.prefix_cache import PrefixCache
+from autoscaler.simulator.spans import (
+    NOTHING,
+    Finishes,
+    SoFar,
+    Told,
+    noise_factor,
+    queued_before,
+    span_seconds,
+    steps_to_pass,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from autoscaler.simulator.engine_types import EngineProfile
     from autoscaler.simulator.job import Job
@@ -37,7 +46,8 @@ class FastEngine:
 
     Attributes:
         end: when the present segment (one mixed step, or a span of decode steps) ends; infinite when idle.
-        kv: its blocks. load: requests in it, not finished. backlog: uncached prompt tokens not yet computed.
+        prompt_seconds: decode role: prompts it computes itself (convertible decoder) may make a step this long.
+        kv, prefix: its blocks, its prefix cache. load: requests not finished. backlog: prompt tokens yet to compute.
         done: finished jobs the owner has not collected (prefill role: their KV is kept until `release`).
         fetch: decode role: jobs whose KV blocks are taken and whose transfer is to be started by the owner.
         Others: cumulative counts behind vLLM's metric families; times in seconds.
@@ -65,9 +75,9 @@ class FastEngine:
         self._ledger = ledger
         self._noise = noise
         self._tells_first = tells_first and role is not EngineRole.PREFILL
-        self._prefix = PrefixCache(prefix_block)
         self._budget, self._most = profile.max_batched_tokens, profile.max_running
         self.kv = KvBlocks(profile.usable_blocks, profile.block_size)
+        self.prefix = PrefixCache(prefix_block, self.kv)
         self.waiting: deque[Job] = deque()
         self._fetched: deque[Job] = deque()
         self._running: dict[int, Job] = {}
@@ -78,6 +88,8 @@ class FastEngine:
         self._begun = self._a1 = self._q = 0.0
         self._factor = 1.0
         self.end = _NEVER
+        self.prompt_seconds = math.inf
+        self._told = Told(0, 0, 0)
         self.done: list[Job] = []
         self.fetch: list[Job] = []
         self.load = self.backlog = self.steps = 0
@@ -85,30 +97,36 @@ class FastEngine:
         self.completions = self.computed = self.first_tokens = self.generation = 0
         self.itl_tokens = self.preemptions = self.prompt_tokens = 0
 
-    @property
-    def running(self) -> int:
-        """Requests in the batch."""
-        return len(self._running)
+    def told(self, now: float) -> Told:
+        """The gauges as vLLM sets them: at the end of a step, before the next one's batch is made."""
+        steps, blocks = self.so_far(now)[2:]
+        if steps == 0 and self.end < _NEVER:
+            return self._told
+        return Told(len(self._running), self._queued(steps), self.kv.used + blocks)
 
-    @property
-    def kv_usage(self) -> float:
-        """Used share of KV blocks, 0..1, as of the last segment that ended."""
-        return self.kv.used / self.kv.usable
+    def _queued(self, steps: int) -> int:
+        """Requests queued, as told once so many steps of the segment have ended."""
+        began = self._begun + self._factor * span_seconds(steps - 1, self._a1, self._q) if steps else math.inf
+        return queued_before(self.waiting, began)
 
     def fits(self, prompt: int, outputs: int) -> bool:
         """Whether the empty engine could ever finish such a request."""
         made = 1 if self._role is EngineRole.PREFILL else outputs
         return self.profile.blocks(prompt + made - 1) <= self.kv.usable
 
-    def hits(self, blocks: Sequence[int]) -> int:
-        """How many of the leading prefix blocks its cache holds."""
-        return self._prefix.hits(blocks)
+    def prompt_tokens_a_step(self) -> int:
+        """Prompt tokens it would compute beside what it decodes now, within `prompt_seconds`."""
+        return self.profile.spare_tokens(self.prompt_seconds, self._decoding + 1, self._resident)
 
-    def submit(self, job: Job, now: float) -> bool:
-        """Take a request that arrives now (it must fit); True when `end` changed."""
+    def submit(self, job: Job, now: float, *, converted: bool = False) -> bool:
+        """Take a request that arrives now (it must fit); True when `end` changed.
+
+        `converted`: a decode engine is to compute this prompt itself instead of fetching its KV.
+        """
         job.arrived = now
+        job.fetches = self._role is EngineRole.DECODE and not converted
         self.load += 1
-        if self._role is not EngineRole.DECODE:
+        if not job.fetches:
             self.backlog += job.prompt - job.cached
         self.waiting.append(job)
         return self._noticed(now, blocked=len(self.waiting) > 1)
@@ -120,14 +138,13 @@ class FastEngine:
 
     def release(self, job: Job, now: float) -> bool:
         """Prefill role: free a finished prompt's KV, now that it is fetched; True when `end` changed."""
-        self.kv.give(job.stored)
+        self.prefix.give(job)
         return bool(self.waiting) and self._noticed(now, blocked=False)
 
     def abandon(self, job: Job, now: float) -> bool:
         """Decode role: this job's KV will never come; True when `end` changed."""
-        self.kv.give(job.stored)
         self.load -= 1
-        return bool(self.waiting) and self._noticed(now, blocked=False)
+        return self.release(job, now)
 
     def _noticed(self, now: float, *, blocked: bool) -> bool:
         """Start, or end the span early, so that what just came is looked at; True when `end` changed."""
@@ -158,9 +175,11 @@ class FastEngine:
             self._resident += made
             if k > 1:
                 self.kv.used += self.kv.grown(self.steps - k + 2, k - 1, decoding)
+                self.prefix.trim()
             self._end_decoding(now)
         if self._chunks:
             self._end_chunks(now)
+        self._told = Told(len(self._running), self._queued(k), self.kv.used)
         self._plan(now)
         return self.end
 
@@ -181,7 +200,7 @@ class FastEngine:
     def _end_chunks(self, now: float) -> None:
         for job, count in self._chunks:
             job.remaining -= count
-            if job.scheduled is not None and job.first is None and self._role is not EngineRole.DECODE:
+            if job.first is None and not job.fetches:
                 self.backlog -= count
             if job.remaining == 0:
                 self._produce(job, now)
@@ -194,16 +213,16 @@ class FastEngine:
             job.first = now
             self.first_tokens += 1
             self.prompt_tokens += job.prompt
-            self.ttft_busy += now - job.arrived
-            if self._role is not EngineRole.DECODE:
+            self.ttft_busy += now - job.arrived + self.profile.frontend_seconds
+            if not job.fetches:
                 self.computed += job.prompt - job.cached
-            if self._tells_first:
-                self._ledger.first[job.number] = now
-            if job.blocks:
-                self._prefix.keep(job, (self.kv.usable - self.kv.used) * self.kv.size)
+            if self._tells_first or (self._role is EngineRole.DECODE and not job.fetches):
+                self._ledger.first[job.number] = now + self.profile.frontend_seconds
         else:
             self.itl_busy += now - job.last
             self.itl_tokens += 1
+        if job.blocks:
+            self.prefix.keep(job)
         job.generated += 1
         del self._prefill[job.number]
         left = job.outputs - job.generated
@@ -226,19 +245,20 @@ class FastEngine:
         if self._role is EngineRole.PREFILL:
             self.done.append(job)
             return
-        self.kv.give(job.stored)
-        self._ledger.finish[job.number] = now
+        self.prefix.give(job)
+        self._ledger.finish[job.number] = now + self.profile.frontend_seconds
         self._ledger.engine[job.number] = self.number
 
     def _plan(self, now: float) -> None:
         """Schedule what starts now: a mixed step, a span of decode steps, or nothing."""
         held_back = False
+        kv = self.kv
         if self._decoding:
-            kv = self.kv
             while kv.used + kv.entered(self.steps + 1) > kv.usable:
                 self._preempt(next(reversed(self._running.values())), now)
                 held_back = True
             kv.used += kv.entered(self.steps + 1)
+            self.prefix.trim()
         if self.waiting or self._prefill or self._fetched:
             self._schedule(now, held_back=held_back)
         decoding, chunks = self._decoding, self._chunks
@@ -246,32 +266,28 @@ class FastEngine:
             self.end = _NEVER
             return
         cost = self.profile
-        a, b = cost.step_seconds, cost.prefill_token_seconds
-        c, d = cost.sequence_seconds, cost.resident_token_seconds
         self._begun = now
         if chunks:
-            tokens = stored = 0
-            for job, count in chunks:
-                tokens += count
-                stored += job.stored - job.remaining
-            seconds = a + b * tokens + c * (decoding + len(chunks)) + d * (self._resident + stored)
+            tokens, pairs, stored = work(chunks)
+            seconds = cost.mixed_step(tokens, pairs, decoding + len(chunks), self._resident + stored)
             self._k, self._a1, self._q = 1, seconds, 0.0
         else:
-            self._a1 = seconds = a + c * decoding + d * self._resident
-            self._q = d * decoding
+            self._q = cost.resident_token_seconds * decoding
+            seconds = cost.step_seconds + cost.sequence_seconds * decoding
+            self._a1 = seconds = seconds + cost.resident_token_seconds * self._resident
             steps = 1 if held_back else self._finishes.soonest() - self.steps
             self._k = k = self.kv.lasts(self.steps + 1, steps, decoding)
             seconds = span_seconds(k, seconds, self._q)
         if self._noise is not None:
-            deviates, width = self._noise
-            spread = width / math.sqrt(self._k)
-            self._factor = math.exp(next(deviates) * spread - spread * spread / 2)
+            self._factor = noise_factor(self._noise, self._k)
             seconds *= self._factor
         self.end = now + seconds
 
     def _schedule(self, now: float, *, held_back: bool) -> None:
         """Give out the step's token budget: unfinished prompts first, then fetched ones, then the queue."""
         budget = self._budget - self._decoding
+        if self.prompt_seconds < _NEVER and self.backlog:
+            budget = min(budget, self.prompt_tokens_a_step() + len(self._fetched))
         chunks = self._chunks
         for job in self._prefill.values():
             if budget <= 0:
@@ -284,28 +300,31 @@ class FastEngine:
         while not held_back and budget > 0 and self.waiting and len(self._running) < self._most:
             job = self.waiting[0]
             tokens = job.prompt + job.generated
-            if not self.kv.take(tokens):
+            if not self.prefix.take(job, tokens):
                 break
             job.stored = tokens
             self.waiting.popleft()
-            if self._role is EngineRole.DECODE and job.scheduled is None:
+            if job.fetches and job.scheduled is None:
                 self.fetch.append(job)
             else:
                 budget = self._start(job, budget, now)
 
     def _start(self, job: Job, budget: int, now: float) -> int:
         """Put a job into the batch with its first chunk; returns the budget left."""
-        if job.scheduled is None:
-            job.scheduled = now
-            if job.blocks and self._role is not EngineRole.DECODE:
-                cached = self._prefix.use(job)
+        first_time = job.scheduled is None
+        if first_time and job.fetches:
+            job.remaining = 0
+        else:
+            cached = self.prefix.spared(job)
+            job.remaining = job.stored - cached
+            if first_time:
                 self.backlog += job.cached - cached
                 job.cached = cached
-            fetched = self._role is EngineRole.DECODE
-            job.remaining = 0 if fetched else job.stored - job.cached
-            self._ledger.cached[job.number] = job.cached
-        else:
-            job.remaining = job.stored
+                self._ledger.cached[job.number] = cached
+            elif job.first is None:
+                self.backlog -= cached
+        if first_time:
+            job.scheduled = now
         self._running[job.number] = job
         self._prefill[job.number] = job
         count = min(job.remaining, budget)
@@ -317,30 +336,26 @@ class FastEngine:
             job.generated += self._leave_decoding(job)
             job.last = now
         else:
-            if job.first is None and self._role is not EngineRole.DECODE:
+            if job.first is None and not job.fetches:
                 # What was computed is lost: all of it waits again, the cached part too.
                 self.backlog += job.prompt - job.remaining
             del self._prefill[job.number]
-        self.kv.give(job.stored)
+        self.prefix.give(job)
         del self._running[job.number]
         self.preemptions += 1
         self._ledger.preempted[job.number] += 1
         self.waiting.appendleft(job)
 
-    def so_far(self, now: float) -> tuple[int, float, int, int]:
-        """Inside a span at `now`: (decode tokens made, their request-seconds, steps ended, KV blocks entered)."""
+    def so_far(self, now: float) -> SoFar:
+        """What the running span has done by `now`."""
         inside = self.end < _NEVER and now > self._begun and self._decoding > 0
         steps = steps_to_pass((now - self._begun) / self._factor, self._a1, self._q) - 1 if inside else 0
         steps = min(self._k - 1, steps)
         if steps <= 0:
-            return 0, 0.0, 0, 0
+            return NOTHING
         seconds = self._factor * span_seconds(steps, self._a1, self._q)
-        return (
-            self._decoding * steps,
-            self._decoding * seconds,
-            steps,
-            self.kv.grown(self.steps + 2, steps, self._decoding),
-        )
+        blocks = self.kv.grown(self.steps + 2, steps, self._decoding)
+        return SoFar(self._decoding * steps, self._decoding * seconds, steps, blocks)
 
     def unfinished(self) -> list[Job]:
         """Every job handed in and not finished, in no particular order; those under transfer are the owner's."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -19,57 +18,21 @@ from autoscaler.simulator.engine_types import EngineRole
 from autoscaler.simulator.fast_engine import FastEngine
 from autoscaler.simulator.job import Job
 from autoscaler.simulator.ledger import Ledger
-from autoscaler.simulator.requests import BLOCK_TOKENS
 from autoscaler.simulator.setup import Routing
+from autoscaler.simulator.wiring import Replica
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from autoscaler.simulator.engine_types import EngineProfile
     from autoscaler.simulator.requests import Workload
+    from autoscaler.simulator.wiring import Gateway, Link
 
 _NEVER = math.inf
 _LOAD = attrgetter("load")
 _BACKLOG = attrgetter("backlog")
 PREFIX_WEIGHT = 2.0
 """Weight of a full prefix match against being the least loaded: llm-d's default scheduling profile (2 to 1)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """How requests are handed out. `limit`: most in one engine; `most`: held at most; None: no limit."""
-
-    routing: Routing = Routing.LEAST_LOADED
-    limit: int | None = None
-    most: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A prefill replica's KV link: bytes/s, and bytes of one token's KV."""
-
-    bytes_per_s: float
-    bytes_per_token: float
-    first_token_at_prefill: bool = False
-
-
-@dataclass(slots=True)
-class Replica:
-    """An engine and what its fleet knows of it. `link_free`: when its link is idle; `kept`: KV not yet fetched."""
-
-    engine: FastEngine
-    role: Role
-    accepts: bool = True
-    link_free: float = 0.0
-    kept: dict[int, Job] = field(default_factory=dict)
-    transfer_bytes: float = 0.0
-    transfer_busy: float = 0.0
-    fetching: dict[int, Job] = field(default_factory=dict)
-
-    @property
-    def empty(self) -> bool:
-        """Nothing in it that anybody waits for."""
-        return self.engine.load == 0 and not self.kept
 
 
 class Fleet:
@@ -92,6 +55,7 @@ class Fleet:
         self._outputs: list[int] = workload.output.tolist()
         self._cached: list[int] | None = None if workload.cached is None else workload.cached.tolist()
         self._blocks = workload.blocks
+        self._block_tokens = workload.block_tokens
         self._next = 0
         self._heap: list[tuple[float, int]] = []
         self._moving: list[tuple[float, int, int, Job]] = []
@@ -127,11 +91,22 @@ class Fleet:
         """Whether nobody waits for anything in this replica."""
         return self._replicas[number].empty
 
+    def busy_for(self, number: int) -> float:  # noqa: ARG002 - the protocol's
+        """Not known beforehand: how long a request takes depends on what comes."""
+        return 0.0
+
     def replicas(self) -> Iterator[Replica]:
         """Every replica there is, oldest first."""
         return iter(self._replicas.values())
 
-    def add(self, role: Role, profile: EngineProfile, noise: Iterator[float] | None = None, width: float = 0.0) -> int:
+    def add(
+        self,
+        role: Role,
+        profile: EngineProfile,
+        noise: Iterator[float] | None = None,
+        width: float = 0.0,
+        domain: int = 0,
+    ) -> int:
         """A replica has become ready; returns its number.
 
         Args:
@@ -139,6 +114,7 @@ class Fleet:
             profile: how fast it is.
             noise: standard normal deviates for its steps' durations.
             width: standard deviation of the logarithm of a step's duration.
+            domain: its network domain.
         """
         number = self.born
         self.born += 1
@@ -149,10 +125,12 @@ class Fleet:
             self.ledger,
             number,
             noise=None if noise is None or width <= 0 else (noise, width),
-            prefix_block=BLOCK_TOKENS if self._blocks is not None else 0,
+            prefix_block=self._block_tokens if self._blocks is not None else 0,
             tells_first=tells_first,
         )
-        self._replicas[number] = Replica(engine, role)
+        if role is Role.DECODE and self._link is not None:
+            engine.prompt_seconds = self._link.tpot_s
+        self._replicas[number] = Replica(engine, role, domain)
         self._open[role].append(engine)
         self._dispatch()
         return number
@@ -253,12 +231,31 @@ class Fleet:
         if not able:
             return False
         engine = self._choose(able, job)
+        relief = self._relief(engine, job)
+        if relief is not None:
+            engine, job.outputs = relief, self._outputs[job.number]
         if not engine.fits(job.prompt, job.outputs):
             self.refused += 1
             return True
-        if engine.submit(job, self.now):
+        if engine.submit(job, self.now, converted=relief is not None):
             self._changed(engine)
         return True
+
+    def _relief(self, engine: FastEngine, job: Job) -> FastEngine | None:
+        """The convertible decoder that would have computed this prompt sooner than its prefill engine; None: none.
+
+        A convertible decoder computes a chunk in each step of `tpot_s`; a prefill engine, b seconds a token.
+        """
+        link = self._link
+        if link is None or not link.convertible:
+            return None
+        able = self._open[Role.DECODE][: link.convertible]
+        if not able or not engine.backlog:
+            return None
+        best = min(able, key=_BACKLOG)
+        steps = -(-(best.backlog + job.prompt) // max(1, best.prompt_tokens_a_step()))
+        soon = steps * link.tpot_s < (engine.backlog + job.prompt) * engine.profile.prefill_token_seconds
+        return best if soon and best.fits(job.prompt, self._outputs[job.number]) else None
 
     def _choose(self, able: Sequence[FastEngine], job: Job) -> FastEngine:
         routing = self._gateway.routing
@@ -269,7 +266,9 @@ class Fleet:
         if routing is Routing.LEAST_LOADED or not job.blocks:
             return least
         most = max(1, *map(_LOAD, able))
-        scores = [PREFIX_WEIGHT * engine.hits(job.blocks) / len(job.blocks) - engine.load / most for engine in able]
+        scores = [
+            PREFIX_WEIGHT * engine.prefix.hits(job.blocks) / len(job.blocks) - engine.load / most for engine in able
+        ]
         return able[scores.index(max(scores))]
 
     def _changed(self, engine: FastEngine) -> None:
@@ -321,7 +320,8 @@ class Fleet:
                 continue
             size = job.prompt * link.bytes_per_token
             begins = max(self.now, source.link_free)
-            source.link_free = begins + size / link.bytes_per_s
+            speed = link.bytes_per_s * (1.0 if source.domain == replica.domain else link.across)
+            source.link_free = begins + size / speed
             replica.transfer_bytes += size
             replica.transfer_busy += source.link_free - self.now
             self._move(source.link_free, replica, job)

@@ -17,6 +17,7 @@ is s with a log-normal spread of TPOT_SIGMA, what requests' own simulated TPOT h
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from autoscaler.simulator.engine_types import EngineProfile
-    from autoscaler.simulator.fleet import Link
     from autoscaler.simulator.fluid_load import FluidLoad
     from autoscaler.simulator.setup import Slo
+    from autoscaler.simulator.wiring import Link
 
 SHARED = 0.2
 """Of the prompts that wait for others, so many (net) share a step with one, and see it take as long as both: 0.2 makes
 the time engines report as prefill agree with that of requests played one by one."""
+MOST_BUSY = 0.95
+"""Beyond this share of busy time, waiting by chance is no longer told from the queue that means already make."""
 KV_FULL = 0.97
 """Share of KV that running requests fill before the queue stops: whole blocks and the last prompt do not fit."""
 
@@ -42,7 +45,8 @@ KV_FULL = 0.97
 class Flow:
     """One role: open replicas, what is in all of them together, cumulative counts as engines have them.
 
-    `step_s`: a step's duration; `decode_s`: that of one without prompts.
+    `step_s`: a step's duration; `decode_s`: that of one without prompts. `chance`: requests that wait because arrivals
+    and prompts are uneven, where means would not: what an engine's queue shows beside `queue`.
     """
 
     role: Role
@@ -51,6 +55,7 @@ class Flow:
     running: float = 0.0
     step_s: float = 0.0
     decode_s: float = 0.0
+    chance: float = 0.0
     count: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(Sample._fields[Sample._fields.index("prompt") :], 0.0)
     )
@@ -95,6 +100,8 @@ class FluidFleet:
         self.flows = {role: Flow(role) for role in roles}
         self._roles: dict[int, Role] = {}
         self._closed: dict[int, float] = {}
+        self._where: dict[int, int] = {}
+        self._domains: dict[Role, Counter[int]] = {role: Counter() for role in roles}
         self.born = 0
 
     @property
@@ -103,14 +110,18 @@ class FluidFleet:
         self._catch_up()
         return self._busy_s
 
-    def add(self, role: Role, profile: EngineProfile, noise: Iterator[float] | None, width: float) -> int:  # noqa: ARG002 - a fluid has no steps to be noisy
-        """A replica is ready; all engines of the fluid are as fast as the newest one."""
+    def add(
+        self, role: Role, profile: EngineProfile, _noise: Iterator[float] | None, _width: float, domain: int
+    ) -> int:
+        """A replica is ready; all engines are as fast as the newest one, and a fluid has no steps to be noisy."""
         self._catch_up()
         self.profile = profile
         number = self.born
         self.born += 1
         self._roles[number] = role
         self.flows[role].open += 1
+        self._where[number] = domain
+        self._domains[role][domain] += 1
         return number
 
     def close(self, number: int) -> None:
@@ -118,21 +129,27 @@ class FluidFleet:
         if number not in self._closed:
             self._catch_up()
             self._closed[number] = self.now
-            self.flows[self._roles[number]].open -= 1
+            role = self._roles[number]
+            self.flows[role].open -= 1
+            self._domains[role][self._where[number]] -= 1
 
     def empty(self, number: int) -> bool:
-        """Whether its last request is done: the longest of n stays takes about ln(n) + 1 mean ones."""
+        """Whether its last request is done."""
+        return self.busy_for(number) <= 0
+
+    def busy_for(self, number: int) -> float:
+        """Seconds until its last request is done: the longest of n stays takes about ln(n) + 1 mean ones."""
         flow = self.flow(self._roles[number])
-        stay = (
-            self._shape().output * max(flow.step_s, self.profile.step_seconds) if flow.role is not Role.PREFILL else 1
-        )
+        stay = 1.0
+        if flow.role is not Role.PREFILL:
+            stay = self._shape().output * max(flow.step_s, self.profile.step_seconds)
         many = flow.running / max(1, flow.open)
-        return self.now - self._closed[number] >= stay * (1 + math.log(max(many, 1.0)))
+        return self._closed[number] + stay * (1 + math.log(max(many, 1.0))) - self.now
 
     def remove(self, number: int) -> None:
         """It is gone."""
         self.close(number)
-        del self._closed[number], self._roles[number]
+        del self._closed[number], self._roles[number], self._where[number]
 
     def numbers(self) -> list[int]:
         """Numbers of all replicas there are, ascending."""
@@ -195,11 +212,18 @@ class FluidFleet:
             rate, waited, busy = self._prefill(shape, span)
             flow = self.flows[Role.DECODE]
             _, queued = self._generate(flow, shape, span, rate, 0.0)
-            moved = shape.prompt * self._link.bytes_per_token / self._link.bytes_per_s
-            waited += queued + moved
+            waited += queued + self._moved_s(shape, self._link)
             base = self.profile.step_seconds + 1.5 * flow.step_s
         if shape.rate > 0:
-            self._judge(shape, span, waited + base, busy, flow.step_s)
+            self._judge(shape, span, waited + base + self.profile.frontend_seconds, busy, flow.step_s)
+
+    def _moved_s(self, shape: Shape, link: Link) -> float:
+        """Seconds that a prompt's KV takes to move, on the mean over pairs of replicas, some of them across domains."""
+        ends = [self._domains[role] for role in (Role.PREFILL, Role.DECODE)]
+        pairs = ends[0].total() * ends[1].total()
+        near = sum(count * ends[1][domain] for domain, count in ends[0].items())
+        slower = 1.0 if not pairs else (near + (pairs - near) / link.across) / pairs
+        return shape.prompt * link.bytes_per_token / link.bytes_per_s * slower
 
     def _prefill_share(self, shape: Shape, admitted: float) -> float:
         """Share of an engine's time spent in steps with prompts in them."""
@@ -211,7 +235,7 @@ class FluidFleet:
         flow, profile = self.flows[Role.PREFILL], self.profile
         each = (profile.prefill_token_seconds + profile.step_seconds / profile.max_batched_tokens) * shape.computed
         if self._link is not None:
-            each = max(each, shape.prompt * self._link.bytes_per_token / self._link.bytes_per_s)
+            each = max(each, self._moved_s(shape, self._link))
         most = flow.open / max(each, 1e-9)
         served = min(most, shape.rate + flow.queue / span)
         flow.queue = max(0.0, flow.queue + (shape.rate - served) * span)
@@ -220,6 +244,8 @@ class FluidFleet:
         busy = min(0.99, served / most) if most > 0 else 0.99
         flow.running = served * each
         flow.step_s = each
+        # M/D/c: an arrival waits with about the chance busy^(sqrt(2(c+1)) - 1).
+        flow.chance = math.pow(busy, math.sqrt(2.0 * (max(1, flow.open) + 1))) / (2 * (1 - min(busy, MOST_BUSY)))
         count = flow.count
         chunks = 1.0 + sum(share * (tokens // profile.max_batched_tokens) for share, tokens, _ in shape.classes)
         alone = profile.prefill_token_seconds * shape.computed + profile.step_seconds * chunks
@@ -251,10 +277,12 @@ class FluidFleet:
         per = profile.sequence_seconds + profile.resident_token_seconds * shape.resident
         places = open_ * min(profile.max_running, max(1.0, KV_FULL * profile.kv_capacity_tokens / shape.resident))
         decode = profile.step_seconds + per * flow.running / open_
-        chunk = profile.max_batched_tokens
+        # Decoding requests take their tokens out of the step's budget first.
+        chunk = max(1.0, profile.max_batched_tokens - flow.running / open_)
         full = decode + profile.prefill_token_seconds * chunk
-        step = max(flow.step_s, decode)
-        left = flow.running / (shape.output * step)
+        # Were each request that ends replaced at once, n / (O*s) would come: s = decode + p*P * n/O, per replica.
+        replaced = decode + profile.prefill_token_seconds * computed * flow.running / (open_ * shape.output)
+        left = flow.running / (shape.output * min(full, replaced))
         admitted = min(rate + flow.queue / span, max(0.0, places - flow.running) / span + left)
         if computed > 0:
             admitted = min(admitted, open_ * chunk / (full * computed))
@@ -269,16 +297,30 @@ class FluidFleet:
         most = max(admitted, 1e-9)
         wait = flow.queue / most
         flow.step_s, flow.decode_s = step, decode
-        self._count(flow, shape, span, (before + flow.running) / 2, admitted * span, finished, min(wait, 1e6))
+        filled = min(MOST_BUSY, full * computed * admitted / (open_ * chunk))
+        flow.chance = open_ * math.pow(filled, 1 + math.sqrt(open_)) / (2 * (1 - filled))
+        own = decode + profile.prefill_token_seconds * computed
+        shared = min(MOST_BUSY, share)
+        spent = min(own * (1 + 0.5 * shared / (1 - shared)), full * (1 + computed / chunk))
+        self._count(flow, shape, span, (before + flow.running) / 2, admitted * span, finished, (spent, min(wait, 1e6)))
         return admitted, wait
 
     def _count(
-        self, flow: Flow, shape: Shape, span: float, running: float, admitted: float, finished: float, wait: float
+        self,
+        flow: Flow,
+        shape: Shape,
+        span: float,
+        running: float,
+        admitted: float,
+        finished: float,
+        times: tuple[float, float],
     ) -> None:
+        """Add a span's doings; `times`: seconds that a prompt spends in steps, and in the queue before."""
         count, step = flow.count, flow.step_s
         tokens = running * span / step
         prompts = self._link is None
-        self._count_prompts(count, shape, admitted, step, (1.5 * step + wait) * admitted, computed=prompts)
+        spent, wait = times if prompts else (step, times[1])
+        self._count_prompts(count, shape, admitted, spent, (spent + 0.5 * step + wait) * admitted, computed=prompts)
         count["completions"] += finished
         count["generation"] += tokens
         count["itl_tokens"] += tokens

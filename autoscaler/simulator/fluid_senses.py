@@ -54,7 +54,7 @@ class FluidSenses:
             replicas=counts[1],
             stale=len(seen) - len(fresh),
             running=flow.running * share if heard else None,
-            waiting=flow.queue * share if heard else None,
+            waiting=(flow.queue + flow.chance) * share if heard else None,
             queued_at_gateway=None if key.role is Role.DECODE else 0.0,
             kv_usage=usage if heard else None,
             kv_capacity=capacity if heard else None,

@@ -36,8 +36,9 @@ def judged(fleet: FluidFleet, slo: Slo, horizon: float) -> Served:
     slack = np.maximum(limit - base, 0.0)
     late = np.where(limit > base, delayed[:, None] * np.exp(-slack / tail[:, None]), 1.0)
     first = (share * (1 - late)).sum(axis=1)
+    step = _over_stay(at, wait, step, np.array(fleet.load.output)[where.astype(np.int64)])
     with np.errstate(divide="ignore"):
-        pace = np.where(step > 0, ndtr(np.log(slo.tpot_s / step) / TPOT_SIGMA), 0.0)
+        pace = np.where(np.isfinite(step), ndtr(np.log(slo.tpot_s / step) / TPOT_SIGMA), 0.0)
     good = many * first * pace
     total = max(fleet.arrived, 1e-9)
     minute = (at // MINUTE_S).astype(np.int64)
@@ -54,6 +55,31 @@ def judged(fleet: FluidFleet, slo: Slo, horizon: float) -> Served:
         tokens=fleet.tokens,
         recovery_s=bad_minutes(minutes, slo.attainment),
     )
+
+
+def _over_stay(at: Floats, wait: Floats, step: Floats, output: Floats) -> Floats:
+    """Mean step of the requests that arrive at `at`, over the `output` steps after their wait; infinite: no engine.
+
+    A request makes 1/step tokens per second, and ends when it has made its output.
+    """
+    if not len(at):
+        return step
+    span = np.diff(at, append=at[-1] + 1.0)
+    made = np.concatenate([[0.0], np.cumsum(np.divide(span, step, out=np.zeros_like(step), where=step > 0))])
+    times = np.append(at, at[-1] + span[-1])
+    began = at + np.where(np.isfinite(wait), wait, 0.0)
+    last = float(step[-1]) if step[-1] > 0 else np.inf
+
+    def later(tokens: Floats) -> Floats:
+        # np.interp needs progress to grow: where no engine runs, the moment it stops stands for all of the pause.
+        inside = np.interp(tokens, made, times)
+        found: Floats = np.where(tokens > made[-1], times[-1] + (tokens - made[-1]) * last, inside)
+        return found
+
+    sofar = np.interp(began, times, made) + np.maximum(began - times[-1], 0.0) / last
+    over = later(sofar + output) - began
+    mean: Floats = np.where(np.isfinite(wait), over / output, np.inf)
+    return mean
 
 
 def _table(fleet: FluidFleet) -> tuple[Floats, Floats, Floats]:

@@ -18,17 +18,22 @@ class KvBlocks:
         self.used = 0
         self._entering = [0] * size
 
-    def take(self, tokens: int) -> bool:
-        """Take the blocks of so many tokens; False when there are too few."""
-        blocks = -(-tokens // self.size)
+    @property
+    def free(self) -> int:
+        """Blocks that nobody has taken."""
+        return self.usable - self.used
+
+    def take(self, tokens: int, shared: int = 0) -> bool:
+        """Take the blocks of so many tokens, without `shared` that are taken already; False when there are too few."""
+        blocks = -(-tokens // self.size) - shared
         if self.used + blocks > self.usable:
             return False
         self.used += blocks
         return True
 
-    def give(self, tokens: int) -> None:
-        """Give back the blocks of so many tokens."""
-        self.used -= -(-tokens // self.size)
+    def give(self, tokens: int, shared: int = 0) -> None:
+        """Give back the blocks of so many tokens, without `shared` that stay taken."""
+        self.used -= -(-tokens // self.size) - shared
 
     def join(self, step: int, stored: int) -> None:
         """A sequence that has stored so many tokens decodes from `step` on."""

@@ -36,8 +36,14 @@ class Sums:
     output: Floats
 
     @classmethod
-    def of(cls, load: Workload | DemandSeries) -> Sums:
-        """The running sums of a load."""
+    def of(cls, load: Workload | DemandSeries, pace_s: float = 0.0) -> Sums:
+        """The running sums of a load.
+
+        Args:
+            load: requests or demand.
+            pace_s: output tokens come one by one so many seconds apart from the arrival on, not all at once; demand per
+                bin knows no single requests, so its outputs stay in their bin.
+        """
         if isinstance(load, DemandSeries):
             times = np.concatenate([load.t_s, load.t_s[-1:] + load.bin_s])
             parts = (load.requests, load.prompt, load.output)
@@ -46,6 +52,10 @@ class Sums:
         grid = np.arange(0.0, load.duration + 1.0, 1.0)
         upto = np.searchsorted(load.arrival_s, grid, side="right")
         prompt = np.concatenate([[0.0], np.cumsum(computed, dtype=np.float64)])
+        if pace_s > 0:
+            ends = load.arrival_s + load.output * pace_s
+            paced = (_elapsed(load.arrival_s, grid) - _elapsed(np.sort(ends), grid)) / pace_s
+            return cls(grid, upto.astype(np.float64), prompt[upto], paced)
         output = np.concatenate([[0.0], np.cumsum(load.output, dtype=np.float64)])
         return cls(grid, upto.astype(np.float64), prompt[upto], output[upto])
 
@@ -54,6 +64,13 @@ class Sums:
         parts = (self.requests, self.prompt, self.output)
         requests, prompt, output = (np.interp(end, self.times, p) - np.interp(start, self.times, p) for p in parts)
         return requests, prompt, output
+
+
+def _elapsed(moments: Floats, grid: Floats) -> Floats:
+    """Seconds since all moments (ascending) before each time of the grid, together."""
+    count = np.searchsorted(moments, grid, side="right")
+    total: Floats = count * grid - np.concatenate([[0.0], np.cumsum(moments)])[count]
+    return total
 
 
 def needed_replicas(load: Workload | DemandSeries, staged: Stage, bin_s: float) -> dict[Role, Counts]:

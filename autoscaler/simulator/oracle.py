@@ -4,6 +4,7 @@ It knows every arrival beforehand, orders each replica exactly one lead time bef
 nothing on head-room and picks the requests it may miss where they cost most:
 
 1. Per bin, the load of a role in engines: x = sum of load / velocity at the latency target (fractions; no head-room).
+   Prompts are work at once; outputs are as late as the target allows, one token per TPOT, so that bursts spread.
 2. ceil(x) engines serve all. Of the top one only the part x - floor(x) is used; giving it up saves a whole engine for
    the bin and misses that part of the bin's requests. Requests worth 1 - attainment are given up where an engine saved
    costs the fewest of them (the fractional knapsack's greedy, which is optimal since each saves the same).
@@ -64,7 +65,8 @@ def oracle(load: Workload | DemandSeries, staged: Stage, attainment: float, bin_
         raise ValueError(f"attainment is {attainment}; it must be 0..1")
     start = np.arange(max(1, int(np.ceil(load.duration / bin_s))), dtype=np.float64) * bin_s
     end = np.minimum(start + bin_s, max(load.duration, bin_s))
-    requests, prompt, output = Sums.of(load).within(start, end)
+    pace_s = min((rule.target.itl_s for rule in staged.scene.roles), default=0.0)
+    requests, prompt, output = Sums.of(load, pace_s).within(start, end)
     lead = next((rung.lead_s for rung in staged.scene.supply if rung.tier is Tier.START), 0.0)
     gpu_s = 0.0
     found: dict[str, list[int]] = {}

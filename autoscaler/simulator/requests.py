@@ -21,7 +21,7 @@ LARGEST_TOKENS = 10_000_000
 """Most tokens of a prompt or an output; the longest contexts served today have 1 to 10 million."""
 
 BLOCK_TOKENS = 512
-"""Tokens per prefix block of `Workload.blocks` (Mooncake's block size)."""
+"""Tokens per prefix block of `Workload.blocks` where nothing else is said (Mooncake's block size)."""
 
 MOST_REQUESTS = 20_000_000
 """Most requests that a workload is generated or scaled to: about 400 MB of arrays."""
@@ -47,7 +47,8 @@ class Workload:
         output: tokens to generate, 1..LARGEST_TOKENS.
         cached: prompt tokens known to be in the prefix cache, 0..prompt-1 (engines always compute the last one);
             None: unknown.
-        blocks: per request, the ids of its prompt's prefix blocks of BLOCK_TOKENS, first block first; None: unknown.
+        blocks: per request, the ids of its prompt's prefix blocks, first block first; None: unknown.
+        block_tokens: tokens per prefix block, the last of a prompt excepted.
         kind: class of the request, 0..127; None: all of one class.
         notes: what was done to it (scaled, repaired, sliced), one sentence each; results must carry them.
         horizon_s: seconds it lasts, silence at its end included; None: it ends with the last arrival.
@@ -65,6 +66,7 @@ class Workload:
     kind: Kinds | None = None
     notes: tuple[str, ...] = ()
     horizon_s: float | None = None
+    block_tokens: int = BLOCK_TOKENS
 
     def __post_init__(self) -> None:
         fixed: dict[str, np.ndarray] = {"arrival_s": _times("arrival_s", self.arrival_s)}
@@ -79,6 +81,8 @@ class Workload:
         for name, array in fixed.items():
             object.__setattr__(self, name, _read_only(array))
         self._check_blocks()
+        if self.block_tokens < 1:
+            raise ValueError(f"block_tokens is {self.block_tokens}; it must be >= 1")
         last = float(self.arrival_s[-1]) if size else 0.0
         if self.horizon_s is not None and not (math.isfinite(self.horizon_s) and self.horizon_s >= last):
             raise ValueError(f"horizon_s is {self.horizon_s}; it must not be before the last arrival at {last:g} s")
@@ -130,6 +134,7 @@ class Workload:
             kind=None if self.kind is None else self.kind[part],
             notes=(*self.notes, f"only seconds {t0:g} to {t1:g}"),
             horizon_s=t1 - t0,
+            block_tokens=self.block_tokens,
         )
 
     def fingerprint(self) -> str:

@@ -152,6 +152,7 @@ def superpose(
         kind=None if workload.kind is None else workload.kind[origin],
         notes=(*workload.notes, note),
         horizon_s=lasts,
+        block_tokens=workload.block_tokens,
     )
 
 
@@ -213,4 +214,5 @@ def thin(workload: Workload, share: float, seed: int) -> Workload:
         kind=None if workload.kind is None else workload.kind[kept],
         notes=(*workload.notes, f"thin:{share:g} (seed {seed})"),
         horizon_s=workload.duration,
+        block_tokens=workload.block_tokens,
     )

@@ -93,7 +93,11 @@ def profile_named(book: ProfileBook, name: str) -> Profile:
 
 
 def engine_profile(profile: Profile, block_size: int, slow: float = 1.0) -> EngineProfile:
-    """The engine that a profile describes, `slow` times as slow."""
+    """The engine that a profile describes, `slow` times as slow.
+
+    What an idle replica's TTFT has beside the prompt's tokens and one step is its front end's.
+    """
+    frontend = max(0.0, profile.prefill_request_s - profile.step_base_s - profile.per_running_s)
     return EngineProfile(
         step_seconds=profile.step_base_s * slow,
         prefill_token_seconds=profile.per_prefill_token_s * slow,
@@ -103,6 +107,7 @@ def engine_profile(profile: Profile, block_size: int, slow: float = 1.0) -> Engi
         max_running=min(profile.max_running, profile.max_batched_tokens),
         max_batched_tokens=profile.max_batched_tokens,
         block_size=block_size,
+        frontend_seconds=frontend * slow,
     )
 
 
@@ -138,12 +143,14 @@ def _told_ttft(setup: Setup) -> float:
 def _rungs(setup: Setup, startup: Startup, profile: Profile, price: float) -> tuple[SupplyRules, ...]:
     supply, name = setup.supply, profile.accelerator
     start = startup.lead(image=supply.image_cached)
-    rungs = [SupplyRules(Tier.START, name, start.p50_s, price)]
+    rungs = [SupplyRules(Tier.START, name, start.p50_s, price, spread=start.p90_s / start.p50_s)]
     if supply.gangs:
         gang = max(one.gpus for one in supply.gangs)
-        lead = startup.eviction.then(start).p50_s
-        rungs.append(SupplyRules(Tier.PREEMPT, name, lead, price, LOST_WORK_PRICE_PER_GPU, gang))
+        lead = startup.eviction.then(start)
+        spread = lead.p90_s / lead.p50_s
+        rungs.append(SupplyRules(Tier.PREEMPT, name, lead.p50_s, price, LOST_WORK_PRICE_PER_GPU, gang, spread))
     if supply.nodes_to_buy:
-        lead = startup.node.then(startup.lead(image=False)).p50_s
-        rungs.append(SupplyRules(Tier.PROVISION, name, lead, price, NEW_NODE_PRICE_PER_GPU, supply.node_gpus))
+        lead = startup.node.then(startup.lead(image=False))
+        spread, size = lead.p90_s / lead.p50_s, supply.node_gpus
+        rungs.append(SupplyRules(Tier.PROVISION, name, lead.p50_s, price, NEW_NODE_PRICE_PER_GPU, size, spread))
     return tuple(rungs)

@@ -150,6 +150,9 @@ class Setup:
         routing: the gateway's. gateway_limit: most requests in an engine before the gateway holds them back.
         gateway_most: requests it holds at most; more are shed.
         link_gbps: KV link of one prefill replica, Gbit/s.
+        link_across: share of that left between two network domains; crossing switches costs a fifth (HeteroScale).
+        convertible: decode replicas, the oldest, that compute prompts when the prefill replicas' backlog is longer
+            (TokenScale's convertible decoders), in chunks that keep the TPOT target. Played request by request only.
         first_token_at_prefill: the client gets its first token from the prefill engine, not with decode's first step.
         noise: standard deviation of the logarithm of a step's duration.
         block_size: tokens per KV block. settle_s: how long after the last arrival requests may still finish.
@@ -168,6 +171,8 @@ class Setup:
     gateway_limit: int | None = None
     gateway_most: int | None = None
     link_gbps: float = 100.0
+    link_across: float = 0.8
+    convertible: int = 0
     first_token_at_prefill: bool = False
     noise: float = 0.0
     block_size: int = 16
@@ -194,6 +199,10 @@ class Setup:
             problems.append(f"maximum is {self.maximum}; it must be >= 1")
         if not (math.isfinite(self.link_gbps) and self.link_gbps > 0):
             problems.append(f"link_gbps is {self.link_gbps}; it must be > 0 Gbit/s")
+        if not 0 < self.link_across <= 1:
+            problems.append(f"link_across is {self.link_across}; it must be above 0 and at most 1")
+        if self.convertible < 0:
+            problems.append(f"convertible is {self.convertible}; it must be >= 0 replicas")
         if not 0 <= self.noise <= 1:
             problems.append(f"noise is {self.noise}; it must be 0..1 (standard deviation of the logarithm)")
         if self.gateway_limit is not None and self.gateway_limit < 1:

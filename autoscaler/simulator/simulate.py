@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 from autoscaler.errors import BadSettings
 from autoscaler.loop import run_with
 from autoscaler.model import Decision, Observation
-from autoscaler.simulator.fleet import Fleet, Gateway, Link
+from autoscaler.simulator.fleet import Fleet
 from autoscaler.simulator.fluid import FluidFleet
 from autoscaler.simulator.fluid_load import fluid_load
 from autoscaler.simulator.fluid_senses import FluidSenses
+from autoscaler.simulator.gateway_meter import GatewayMeter
 from autoscaler.simulator.need import openings
 from autoscaler.simulator.report import fluid_result, request_result
 from autoscaler.simulator.requests import DemandSeries
 from autoscaler.simulator.scenes import engine_profile, stage
 from autoscaler.simulator.setup import Layout, Setup
 from autoscaler.simulator.telemetry import Scrapes
-from autoscaler.simulator.world import SimulatedWorld
+from autoscaler.simulator.wiring import Gateway, Link
+from autoscaler.simulator.world import Shared, SimulatedWorld
 
 if TYPE_CHECKING:
     from autoscaler.loop import World
@@ -73,7 +75,7 @@ def simulate(
 
 
 def request_world(
-    load: Workload, policy: Policy, setup: Setup, staged: Stage, seed: int
+    load: Workload, policy: Policy, setup: Setup, staged: Stage, seed: int, shared: Shared | None = None
 ) -> tuple[Fleet, SimulatedWorld]:
     """A world that plays every request, and its fleet."""
     gateway = Gateway(setup.routing, setup.gateway_limit, setup.gateway_most)
@@ -88,12 +90,14 @@ def request_world(
         seed=seed,
         fleet=fleet,
         senses=lambda timers: Scrapes(fleet, timers, setup.actuation, setup.pool),
+        meter=GatewayMeter(load, setup.actuation),
+        shared=shared,
     )
     return fleet, world
 
 
 def fluid_world(
-    load: Workload | DemandSeries, policy: Policy, setup: Setup, staged: Stage, seed: int
+    load: Workload | DemandSeries, policy: Policy, setup: Setup, staged: Stage, seed: int, shared: Shared | None = None
 ) -> tuple[FluidFleet, SimulatedWorld]:
     """A world in which requests flow, and its fleet."""
     profile = engine_profile(staged.profile, setup.block_size)
@@ -108,6 +112,8 @@ def fluid_world(
         seed=seed,
         fleet=fleet,
         senses=lambda _: FluidSenses(fleet, setup.actuation, setup.pool),
+        meter=GatewayMeter(load, setup.actuation),
+        shared=shared,
     )
     return fleet, world
 
@@ -127,4 +133,11 @@ def _link(setup: Setup, staged: Stage) -> Link | None:
     if setup.layout is Layout.COLOCATED:
         return None
     per_token = float(staged.profile.kv_bytes_per_token)
-    return Link(setup.link_gbps * 1e9 / 8, per_token, setup.first_token_at_prefill)
+    return Link(
+        setup.link_gbps * 1e9 / 8,
+        per_token,
+        setup.first_token_at_prefill,
+        setup.link_across,
+        setup.convertible,
+        setup.slo.tpot_s,
+    )

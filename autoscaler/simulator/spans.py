@@ -7,11 +7,32 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from autoscaler.simulator.job import Job
 
+
+class Told(NamedTuple):
+    """An engine's gauges: requests in the batch, requests queued, KV blocks taken."""
+
+    running: int
+    waiting: int
+    blocks: int
+
+
+class SoFar(NamedTuple):
+    """Inside a span: decode tokens made, their request-seconds, steps ended, KV blocks entered."""
+
+    tokens: int
+    seconds: float
+    steps: int
+    blocks: int
+
+
+NOTHING: Final = SoFar(0, 0.0, 0, 0)
 _SHIFT: Final = 32
 _MASK: Final = (1 << _SHIFT) - 1
 
@@ -31,6 +52,27 @@ def steps_to_pass(seconds: float, first: float, growth: float) -> int:
     while span_seconds(steps, first, growth) < seconds:
         steps += 1
     return steps
+
+
+def noise_factor(noise: tuple[Iterator[float], float], steps: int) -> float:
+    """By how much longer than planned so many steps take: log-normal with mean 1.
+
+    `noise`: normal deviates and one step's width; that of k independent steps together has 1/sqrt(k) of it.
+    """
+    deviates, width = noise
+    spread = width / math.sqrt(steps)
+    return math.exp(next(deviates) * spread - spread * spread / 2)
+
+
+def queued_before(waiting: Sequence[Job], began: float) -> int:
+    """How many of those waiting had come by then; the newest are last.
+
+    What comes during a step reaches vLLM's scheduler, and so its gauge, only after it.
+    """
+    count = len(waiting)
+    while count and waiting[count - 1].arrived > began:
+        count -= 1
+    return count
 
 
 class Finishes:

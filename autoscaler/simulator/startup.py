@@ -14,6 +14,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from autoscaler.errors import BadSettings
+from autoscaler.model import Step
 from autoscaler.profiles import LeadTime
 
 if TYPE_CHECKING:
@@ -97,12 +98,23 @@ class Startup:
             rate = max(rate, self.peer_bytes_per_s * min(1.0, readers.serving / max(1, readers.everywhere)))
         return slow * self.weight_bytes / rate
 
-    def seconds(self, random: np.random.Generator, readers: Readers, *, image: bool, slow: float = 1.0) -> float:
-        """One start-up; `image`: the node has the image already."""
+    def steps(
+        self, random: np.random.Generator, readers: Readers, *, image: bool, slow: float = 1.0
+    ) -> dict[Step, float]:
+        """One start-up, seconds by step; `image`: the node has the image already."""
         if self.whole is not None:
-            return self.scale * (drawn(self.whole, random) + (0.0 if image else drawn(self.image, random)))
-        steps = self.fixed if image else (*self.fixed, self.image)
-        return self.scale * (sum(drawn(step, random) for step in steps) + self.weights_s(readers, slow))
+            found = {Step.ENGINE: drawn(self.whole, random)}
+        else:
+            schedule, runtime, compiling, capture, register = (drawn(step, random) for step in self.fixed)
+            found = {
+                Step.SCHEDULE: schedule,
+                Step.WEIGHTS: self.weights_s(readers, slow),
+                Step.ENGINE: runtime + compiling + capture,
+                Step.REGISTRATION: register,
+            }
+        if not image:
+            found[Step.IMAGE] = drawn(self.image, random)
+        return {step: self.scale * seconds for step, seconds in found.items()}
 
     def lead(self, *, image: bool = True) -> LeadTime:
         """What to expect of a start on a prepared node when nobody else loads: what policies are told."""

@@ -94,7 +94,8 @@ class Supply:
         self.coming = 0
         self.to_buy = setup.nodes_to_buy
         self.refusing = False
-        self.arrived: Act = lambda _: None
+        self.held = 0
+        self._pools: list[tuple[Callable[[], int], Act]] = []
         for size in _split(self.prepared, setup.node_gpus):
             self._node(size, image=setup.image_cached)
         for spec in setup.gangs:
@@ -118,6 +119,25 @@ class Supply:
         """GPUs of nodes that can still be bought."""
         return self.to_buy * self._setup.node_gpus
 
+    @property
+    def wanted(self) -> int:
+        """GPUs that pending pods of all pools lack."""
+        return sum(lacks() for lacks, _ in self._pools)
+
+    @property
+    def lacking(self) -> int:
+        """Of those, the ones that are neither free nor on their way."""
+        return max(0, self.wanted - self.free - self.coming)
+
+    def join(self, lacks: Callable[[], int], place: Act) -> None:
+        """A pool lives on this supply: how many GPUs its pending pods lack, and what to do when GPUs may be free."""
+        self._pools.append((lacks, place))
+
+    def arrived(self, now: float) -> None:
+        """GPUs may have come free: every pool looks, in the order in which they joined."""
+        for _, place in self._pools:
+            place(now)
+
     def place(self, gpus: int) -> Node | None:
         """Take `gpus` on the fullest node that has them, one with the image before one without; None if none has."""
         able = [node for node in self.nodes if node.free >= gpus]
@@ -125,11 +145,13 @@ class Supply:
             return None
         node = min(able, key=lambda node: (not node.image, node.bought, node.free))
         node.free -= gpus
+        self.held += gpus
         return node
 
     def release(self, node: Node, gpus: int, now: float) -> None:
         """Give GPUs back."""
         node.free += gpus
+        self.held -= gpus
         if node.bought and node.free == node.size:
             node.idle_since = now
             self._timers.at(now + self._setup.node_idle_s, lambda at: self._give_back(node, at))
@@ -163,10 +185,10 @@ class Supply:
         self.coming += got
         return got
 
-    def give_to_training(self, held: int, now: float) -> None:
-        """Let evicted gangs run again on what inference, which now holds `held` GPUs, has borrowed and given back."""
+    def give_to_training(self, now: float) -> None:
+        """Let evicted gangs run again on what inference has borrowed and given back."""
         bought = sum(node.size for node in self.nodes if node.bought)
-        borrowed = max(0, held - self.prepared - bought)
+        borrowed = max(0, self.held - self.prepared - bought)
         waiting = [gang for gang in self.gangs if not gang.running]
         spare = sum(gang.spec.gpus for gang in waiting) - borrowed - self.coming
         for gang in sorted(waiting, key=lambda gang: -gang.spec.priority):

@@ -16,9 +16,10 @@ from autoscaler.model import EngineObservation, Role, RoleKey, RoleObservation
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from autoscaler.simulator.fleet import Fleet, Replica
+    from autoscaler.simulator.fleet import Fleet
     from autoscaler.simulator.setup import Actuation
     from autoscaler.simulator.supply import Timers
+    from autoscaler.simulator.wiring import Replica
 
 PEAK_S = 60.0
 """Peaks are the highest of the samples of the last minute."""
@@ -53,12 +54,13 @@ _COUNTERS = Sample._fields.index("prompt")
 def taken(replica: Replica, at: float) -> Sample:
     """What the engine would answer now, the steps that have ended inside a running span included."""
     engine = replica.engine
-    tokens, seconds, steps, blocks = engine.so_far(at)
+    tokens, seconds, steps, _ = engine.so_far(at)
+    running, waiting, blocks = engine.told(at)
     return Sample(
         at,
-        engine.running,
-        len(engine.waiting) + len(replica.fetching),
-        min(1.0, (engine.kv.used + blocks) / engine.profile.usable_blocks),
+        running,
+        waiting + len(replica.fetching),
+        min(1.0, blocks / engine.profile.usable_blocks),
         engine.backlog,
         engine.prompt_tokens,
         engine.computed,

@@ -5,25 +5,27 @@ The fleet is either played request by request (fleet.py) or as a fluid (fluid.py
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from autoscaler.errors import CannotSee
 from autoscaler.model import Observation, Role, Stock, Tier
 from autoscaler.simulator.actuation import Scaler
-from autoscaler.simulator.pods import PERMIT_S, Engines, Permits, Pods, Replicas
+from autoscaler.simulator.pods import PERMIT_S, Permits, Pods
+from autoscaler.simulator.replicas import Engines, Replicas
 from autoscaler.simulator.scenes import engine_profile
 from autoscaler.simulator.setup import FaultKind
 from autoscaler.simulator.supply import Supply, Timers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from autoscaler.model import Decision, RoleKey, RoleObservation
     from autoscaler.policies.policy import Follow
     from autoscaler.rules import RoleRules
+    from autoscaler.simulator.gateway_meter import GatewayMeter
     from autoscaler.simulator.scenes import Stage
     from autoscaler.simulator.setup import Fault, Setup
 
@@ -74,6 +76,19 @@ class Senses(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What several pools live on together: one clock, and the GPUs of one accelerator type."""
+
+    timers: Timers
+    supply: Supply
+
+
+def most_gpus(setup: Setup, staged: Stage) -> int:
+    """GPUs that a pool holds at most."""
+    return setup.maximum * staged.profile.gpus * len(staged.roles)
+
+
 class SimulatedWorld:
     """One pool. Iterate `ticks`, calling `observe` and `enact` at each; when it ends, everything has been played.
 
@@ -93,23 +108,28 @@ class SimulatedWorld:
         seed: int,
         fleet: Played,
         senses: Callable[[Timers], Senses],
+        meter: GatewayMeter | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self.setup = setup
         self.stage = staged
         self.horizon = horizon
         self.fleet = fleet
-        self.timers = Timers()
+        self.timers = Timers() if shared is None else shared.timers
         self.asked: dict[Role, list[tuple[float, int]]] = {role: [] for role in staged.roles}
         self.busy_s = 0.0
         self._interval_s = interval_s
+        self._meter = meter
         streams = np.random.SeedSequence(seed).spawn(3)
         starts, noise, self._chance = (np.random.default_rng(stream) for stream in streams)
         self._noise = _normals(noise)
         self._slow = 1.0
         self._blind = 0
         self.senses = senses(self.timers)
-        most = setup.maximum * staged.profile.gpus * len(staged.roles)
-        self.supply = Supply(setup.supply, most, staged.startup, self.timers, starts)
+        if shared is None:
+            self.supply = Supply(setup.supply, most_gpus(setup, staged), staged.startup, self.timers, starts)
+        else:
+            self.supply = shared.supply
         self.pods = Pods(setup, staged.roles, fleet, self.supply, self.timers, staged.startup, starts, self._engines)
         self.pods.held.until = horizon
         self._scalers = {role: Scaler(follow, setup.minimum, setup.maximum) for role in staged.roles}
@@ -129,7 +149,7 @@ class SimulatedWorld:
             yield self.setup.start_at + now
             now += self._interval_s
         self._advance(max(now, self.horizon))
-        self.pods.held.change(0, self.horizon)
+        self.finish(self.horizon)
 
     def observe(self, now: float, /) -> Observation:
         """What a source would say. Raises CannotSee while a fault makes it unreadable."""
@@ -166,14 +186,13 @@ class SimulatedWorld:
     def _close_books(self, _now: float) -> None:
         self.busy_s = self.fleet.busy_s
 
+    def finish(self, now: float) -> None:
+        """Everything has been played up to `now`."""
+        self.pods.held.change(0, min(now, self.horizon))
+
     def _advance(self, until: float) -> None:
-        """Play requests, engines and timers up to `until`; what is new in the fleet is scraped from then on."""
-        while self.timers.next <= until:
-            now = self.timers.next
-            self.fleet.advance(now)
-            self.timers.fire()
-            self.senses.look(now)
-        self.fleet.advance(until)
+        """Play requests, engines and timers up to `until`."""
+        play([self], self.timers, until)
 
     def _sync(self, now: float) -> None:
         for role, scaler in self._scalers.items():
@@ -184,12 +203,17 @@ class SimulatedWorld:
     def _role(self, rule: RoleRules, at: float) -> RoleObservation:
         _, _, existing, ready = self.pods.books[rule.key.role].history[-1]
         told = self.senses.role(rule.key, at, (ready, existing))
-        return told if told.sampled_at is None else replace(told, sampled_at=told.sampled_at + self.setup.start_at)
+        more: dict[str, Any] = {"starts": tuple(self.pods.books[rule.key.role].starts)}
+        if self._meter is not None and rule.key.role is not Role.DECODE and (came := self._meter.rates(at)):
+            more |= {"arrival_rate": came[0], "arrival_tokens": came[1]}
+        if told.sampled_at is not None:
+            more["sampled_at"] = told.sampled_at + self.setup.start_at
+        return replace(told, **more)
 
     def _stock(self) -> Stock:
         """GPUs there are for the pools: free ones and those they hold (the plan takes off what it knows they hold)."""
         supply = self.supply
-        free = supply.free + self.pods.held.gpus
+        free = supply.free + supply.held
         return Stock(self.stage.profile.accelerator, free, supply.preemptible, supply.provisionable)
 
     def _engines(self) -> Engines:
@@ -224,6 +248,19 @@ class SimulatedWorld:
             self.pods.slow_weights = amount if on else 1.0
         else:
             self._slow = amount if on else 1.0
+
+
+def play(worlds: Sequence[SimulatedWorld], timers: Timers, until: float) -> None:
+    """Play worlds on one clock up to `until`; what is new in a fleet is scraped from then on."""
+    while timers.next <= until:
+        now = timers.next
+        for world in worlds:
+            world.fleet.advance(now)
+        timers.fire()
+        for world in worlds:
+            world.senses.look(now)
+    for world in worlds:
+        world.fleet.advance(until)
 
 
 def _normals(random: np.random.Generator) -> Iterator[float]:

@@ -138,7 +138,7 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     ),
     "object kind": (
         pool("enabled: true", "roles: {colocated: {max_replicas: 4, target: {kind: deployment, name: x}}}"),
-        "4: pools[0].roles.colocated.target.kind: 'deployment' is not right: must be 'Deployment', 'StatefulSet' or",
+        "4: pools[0].roles.colocated.target.kind: 'deployment' is not right: must be 'Deployment', 'StatefulSet',",
     ),
     "Kubernetes label": (
         pool("match: {app.kubernetes.io/name: x}"),

@@ -80,7 +80,7 @@ def test_bad_configuration_starts_nothing(tidegate: str, tmp_path: Path) -> None
     assert done.stdout == ""
     first, second = done.stderr.splitlines()
     assert first == "error: bad.yaml:2: loop.interval_s: 0 is not right: must be above 0 (Time between ticks)"
-    assert second.startswith("error: bad.yaml:3: x: unknown key (value 1); there are forecast")
+    assert second.startswith("error: bad.yaml:3: x: unknown key (value 1); there are cluster, forecast")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
 

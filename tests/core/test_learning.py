@@ -269,3 +269,24 @@ def test_a_window_that_may_have_been_idle_teaches_nothing_of_capacity(levels: Le
 )
 def test_windows_that_tell_nothing_are_left_out(told: RoleObservation) -> None:
     assert windows(told, 3) == Learned()
+
+
+def test_a_sudden_change_is_said_and_soon_learned_anew() -> None:
+    """From one window to the next half as fast: the alarm within an hour, 15 % of the truth within an hour and a half.
+
+    Each window's residual is (1 - 2) / (2 NOISE) = -6.25 before anything is learned of it, 39 squared: the mean of
+    misfits passes 8 after -ln(1 - 8 / 39) / 0.05 = 5 windows.
+    """
+    learned = windows(prefill(5000.0), 60)
+    slower = prefill(5000.0, prefill_busy=2 * 5 * 0.12)
+    known = prefill_velocity(estimate(learned, GUESS).step)
+    said = []
+    for index in range(90):
+        learned = learn(learned, GUESS, slower, at=T0 + 3600.0 + 60.0 * index, levels=LEVELS, window_s=60.0)
+        said.append(estimate(learned, GUESS).says(Role.PREFILL, 0.05))
+    alarmed = [index for index, (_, why) in enumerate(said) if why.startswith("drifting")]
+    assert alarmed
+    assert 4 <= alarmed[0] <= 8
+    assert not said[alarmed[0]][0]
+    assert said[-1][0]
+    assert known / prefill_velocity(estimate(learned, GUESS).step) == pytest.approx(2.0, rel=0.15)

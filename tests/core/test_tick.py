@@ -13,10 +13,11 @@ import pytest
 from scripted import at, decode, key, prefill, role_rules, rules, silent, times
 
 from autoscaler.guards import GuardRules
+from autoscaler.hearing import why_blind
 from autoscaler.memory import Memory, RoleMemory
 from autoscaler.model import Decision, Observation, Role, Stock, Tier
 from autoscaler.rules import SupplyRules
-from autoscaler.tick import count, tick, why_blind
+from autoscaler.tick import count, tick
 
 if TYPE_CHECKING:
     from collections.abc import Callable

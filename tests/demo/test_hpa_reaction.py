@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from autoscaler.demo.hpa import HpaSpec, NotServed, Served, proposal, sync
 from autoscaler.demo.hpa_follower import read_answer
 from autoscaler.demo.quantity import milli
 from autoscaler.policies.hpa_maths import HpaMemory, Policy, PolicyKind, ScalingRules, SelectPolicy
+from autoscaler.policies.hpa_sync import HpaSpec, NotServed, Served, proposal, sync
 
 SPEC = HpaSpec(min_replicas=1, max_replicas=50)
 STATUS_503 = json.dumps({"kind": "Status", "message": "forecast is 93 s old, limit 60 s", "code": 503}).encode()

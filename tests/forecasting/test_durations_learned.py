@@ -73,7 +73,8 @@ def test_contention_is_learned_from_starts_that_share() -> None:
 def test_a_mixture_of_one_is_the_log_normal_itself() -> None:
     mixture = Mixture((1.0,), (math.log(30.0),), (0.5,))
     assert mixture.quantile(0.9) == pytest.approx(30.0 * math.exp(0.5 * Z90))
-    assert mixture.points(3) == pytest.approx([30.0 * math.exp(0.5 * z) for z in (-0.9674216, 0.0, 0.9674216)])
+    exact = [30.0 * math.exp(0.5 * z) for z in (-0.9674216, 0.0, 0.9674216)]
+    assert mixture.points(3) == pytest.approx(exact, rel=2e-3)
 
 
 def test_sums_of_sure_steps_are_sums() -> None:

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from metrics_adapter.board import ROLE_LABEL, WORKLOAD_LABEL, Board, Limits, Metric, Published, Wish
+from metrics_adapter.discovery import Discovery, Documents
 from metrics_adapter.exposition import Exposition, Telemetry
-from metrics_adapter.external import Discovery, ExternalMetrics, selector_of, status
+from metrics_adapter.external import ExternalMetrics, status
 from metrics_adapter.selectors import SelectorError, parse
 from metrics_adapter.server import compose
+from metrics_adapter.wire import selector_of
 
 T0 = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 V1BETA1 = "/apis/external.metrics.k8s.io/v1beta1"
@@ -47,7 +49,12 @@ class House:
         self.board = Board(Limits(soft=30, hard=60), self.clock)
         self.telemetry = Telemetry(self.board)
         api = ExternalMetrics(self.board, self.telemetry, group, discovery)
-        self.app = compose([api.router(), Exposition(self.board, self.telemetry).router()], self.telemetry)
+        self.app = compose(
+            [Documents((api.described(),)).router(), Exposition(self.board, self.telemetry).router()],
+            self.telemetry,
+            None,
+            [api],
+        )
 
     def publish(self, *wishes: Wish) -> None:
         self.board.publish(Published(self.clock.now, wishes))
@@ -300,7 +307,9 @@ def test_full_discovery_lists_every_metric_once() -> None:
     assert names == [
         "extra",
         "tidegate_current_replicas",
+        "tidegate_desired_ratio",
         "tidegate_desired_replicas",
+        "tidegate_shortage_replicas",
         "tidegate_starting_replicas",
     ]
 

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from metrics_adapter.quantity import quantity
 
-CANONICAL = re.compile(r"(0|[1-9][0-9]*)m?")
+CANONICAL = re.compile(r"(0|[1-9][0-9]*)[mkMGTPE]?")
+POWER = {"m": 0, "k": 2, "M": 3, "G": 4, "T": 5, "P": 6, "E": 7}
 
 
 def milli(text: str) -> int:
-    return int(text[:-1]) if text.endswith("m") else int(text) * 1000
+    power = POWER.get(text[-1])
+    return int(text) * 1000 if power is None else int(text[:-1]) * 1000**power
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,11 @@ def milli(text: str) -> int:
         (-0.0, "0"),
         (6, "6"),
         (6.0, "6"),
-        (1000, "1000"),
+        (1000, "1k"),
+        (2500, "2500"),
+        (2000.0, "2k"),
+        (12_000_000, "12M"),
+        (1e18, "1E"),
         (1.5, "1500m"),
         (0.04, "40m"),
         (0.3, "300m"),
@@ -58,5 +64,7 @@ def test_rounding_is_up_by_less_than_a_thousandth(value: float) -> None:
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_whole_numbers_are_spelled_as_they_are(value: int) -> None:
-    assert quantity(value) == str(value)
+def test_whole_numbers_lose_nothing_and_carry_the_largest_suffix(value: int) -> None:
+    text = quantity(value)
+    assert milli(text) == value * 1000
+    assert value == 0 or not text.rstrip("kMGTPE").endswith("000") or text.endswith("E")

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from autoscaler.model import Role
 from autoscaler.simulator.engine_types import EngineProfile
-from autoscaler.simulator.fleet import Fleet, Gateway, Link
+from autoscaler.simulator.fleet import Fleet
 from autoscaler.simulator.requests import Workload
 from autoscaler.simulator.setup import Routing
+from autoscaler.simulator.wiring import Gateway, Link
 
 # 31 usable blocks of 16: requests of up to 496 tokens fit, and a handful of them preempt one another.
 SMALL = EngineProfile(0.01, 1e-4, 1e-4, 1e-6, 512, 8, 128)

@@ -1,8 +1,9 @@
-"""The Splitwise tables from profiles fitted on them: the median row within 10 %, or known not to be, with its figure.
+"""The Splitwise tables from profiles fitted on them: the median row within 10 %, TTFT and TPOT of all twelve.
 
-Decoding is linear in the table, so TPOT holds everywhere. The prompt phase is not: it is flat up to 512 tokens (a
-floor above a decode step, up to twice) and grows faster than in proportion beyond 2,048, while a step of the simulator
-costs a + b * tokens with the decode steps' a.
+A step's prompt time is a curve over the sum of its prompt tokens, as in Splitwise's simulator. That a curve meets the
+points it was drawn through says little; so batches are also predicted from single prompts alone. What is missed then,
+is missed for two reasons: the curve ends at 8,192 tokens, and batches go up to 32,768; and two prompts of 512 tokens
+together often take more, or less, than one of 1,024.
 """
 
 from __future__ import annotations
@@ -21,22 +22,23 @@ DATA = ROOT.parent / "shared" / "data" / "hw_profiles" / "splitwise_sim"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the Splitwise tables are not at {DATA}")
 
 TTFT, TPOT = 1, 2
-MISSES = {
-    "bloom-176b/h100-80gb/tp8": "11.2%",
-    "llama2-70b/a100-80gb/tp2": "10.1%",
-    "llama2-70b/h100-80gb/tp2": "14.5%",
-    "llama2-70b/h100-80gb/tp4": "17.8%",
-    "llama2-70b/h100-80gb-pcap/tp4": "10.2%",
+UNSEEN_MISSES = {
+    "bloom-176b/a100-80gb/tp8": "10.1%",
+    "bloom-176b/h100-80gb/tp8": "14.0%",
+    "bloom-176b/h100-80gb-pcap/tp8": "14.0%",
+    "llama2-70b/a100-80gb/tp2": "10.7%",
+    "llama2-70b/a100-80gb/tp4": "22.6%",
+    "llama2-70b/a100-80gb/tp8": "11.8%",
+    "llama2-70b/h100-80gb/tp8": "13.3%",
+    "llama2-70b/h100-80gb-pcap/tp8": "13.3%",
 }
-MEETS = (
-    "bloom-176b/a100-80gb/tp8",
-    "bloom-176b/h100-80gb-pcap/tp8",
-    "llama2-70b/a100-80gb/tp4",
-    "llama2-70b/a100-80gb/tp8",
-    "llama2-70b/h100-80gb/tp8",
+UNSEEN_MEETS = (
+    "llama2-70b/h100-80gb/tp2",
+    "llama2-70b/h100-80gb/tp4",
     "llama2-70b/h100-80gb-pcap/tp2",
-    "llama2-70b/h100-80gb-pcap/tp8",
+    "llama2-70b/h100-80gb-pcap/tp4",
 )
+NAMES = sorted((*UNSEEN_MISSES, *UNSEEN_MEETS))
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +49,26 @@ def bench() -> ModuleType:
 
 
 def test_every_profile_of_the_table_is_held_to_it(bench: ModuleType) -> None:
-    assert set(bench.table()) == {*MISSES, *MEETS}
+    assert sorted(bench.table()) == NAMES
 
 
-@pytest.mark.parametrize("name", [*MEETS, *MISSES])
-def test_time_per_output_token_is_reproduced(bench: ModuleType, name: str) -> None:
-    line = bench.line(name, TPOT)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("column", [TTFT, TPOT])
+def test_the_table_is_reproduced(bench: ModuleType, name: str, column: int) -> None:
+    line = bench.line(name, column)
     assert line.within, line.text()
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *MEETS,
+        *UNSEEN_MEETS,
         *(
-            pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=f"median row misses by {said}, target 10 %"))
-            for name, said in MISSES.items()
+            pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=f"median batch misses by {said}"))
+            for name, said in UNSEEN_MISSES.items()
         ),
     ],
 )
-def test_time_to_first_token_is_reproduced(bench: ModuleType, name: str) -> None:
-    line = bench.line(name, TTFT)
+def test_batches_are_predicted_from_single_prompts(bench: ModuleType, name: str) -> None:
+    line = bench.batch_line(name)
     assert line.within, line.text()

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from autoscaler.model import Role
 from autoscaler.simulator.engine_types import EngineProfile
-from autoscaler.simulator.fleet import Fleet, Gateway
+from autoscaler.simulator.fleet import Fleet
 from autoscaler.simulator.requests import Workload
+from autoscaler.simulator.wiring import Gateway
 
 Floats = NDArray[np.float64]
 SECONDS_PER_TOKEN = 1e-6

@@ -20,9 +20,10 @@ from scipy.optimize import nnls
 
 from autoscaler.model import Role
 from autoscaler.simulator.engine_types import EngineProfile
-from autoscaler.simulator.fleet import Fleet, Gateway
+from autoscaler.simulator.fleet import Fleet
 from autoscaler.simulator.requests import Workload
 from autoscaler.simulator.score import latencies
+from autoscaler.simulator.wiring import Gateway
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "vllm_cpu"
 CHUNK = 2048

@@ -1,0 +1,185 @@
+"""Turns settings into eyes and hands for a cluster. Imported only where there is one: the client alone takes 0.4 s."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+import urllib3
+
+from autoscaler.cluster import kinds
+from autoscaler.cluster.actuators import Actuators
+from autoscaler.cluster.api import Api, ApiError
+from autoscaler.cluster.audit import Audit, Events
+from autoscaler.cluster.connection import RateLimit, connect
+from autoscaler.cluster.hands import Alone, Hands
+from autoscaler.cluster.preflight import rights, seen_well
+from autoscaler.cluster.room import Room, Sharing
+from autoscaler.cluster.shared import Shared
+from autoscaler.cluster.sight import SCALABLES, Sight
+from autoscaler.cluster.sight_types import PoolRole, SightRules, TargetRef
+from autoscaler.errors import BadSettings, CannotSee
+from autoscaler.leadership import Election
+from autoscaler.model import RoleKey
+from autoscaler.profiles import load_profiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from autoscaler.build import Parts
+    from autoscaler.model import Decision
+    from autoscaler.settings import Settings
+    from autoscaler.settings_cluster import Mode, WeightsSettings
+
+log = structlog.get_logger(__name__)
+BURST = 20
+"""API writes at once before the rate counts."""
+PATIENCE_S = 15.0
+"""How long a check waits for the caches."""
+
+
+def sight_rules(settings: Settings, parts: Parts) -> SightRules:
+    """How to read the cluster for these pools."""
+    own, preemption = settings.cluster, settings.cluster.preemption
+    book = load_profiles(Path(settings.profiles_dir) if settings.profiles_dir else None)
+    names = {book.canonical(rule.accelerator): rule.accelerator for rule in parts.rules.roles}
+    names |= {book.canonical(supply.accelerator): supply.accelerator for supply in settings.supply}
+    targets = {
+        RoleKey(pool.namespace, pool.name, role): TargetRef(KEYS[said.target.kind], said.target.kind, said.target.name)
+        for pool in settings.pools
+        for role, said in pool.roles.items()
+        if said.target is not None
+    }
+    return SightRules(
+        tuple(PoolRole(rule.key, rule.accelerator, rule.gpus, targets.get(rule.key)) for rule in parts.rules.roles),
+        namespace=own.namespace,
+        gpu_resources=own.gpu_resources,
+        accelerator_labels=own.accelerator_labels,
+        topology=own.topology,
+        checkpoints=preemption.checkpoint_annotations,
+        canonical=lambda text: names.get(book.canonical(text), book.canonical(text)) if text else "",
+        trusted=frozenset(preemption.namespaces),
+        below_priority=preemption.below_priority,
+        min_runtime_s=preemption.min_runtime_s,
+        cooldown_s=preemption.cooldown_s,
+        evict=preemption.evict,
+        soon_s=settings.lead.start_s,
+    )
+
+
+KEYS = {kind: key for key, kind in SCALABLES.items()}
+
+
+def modes(settings: Settings) -> dict[RoleKey, Mode]:
+    """The pools' own modes."""
+    return {
+        RoleKey(pool.namespace, pool.name, role): pool.mode
+        for pool in settings.pools
+        if pool.mode is not None
+        for role in pool.roles
+    }
+
+
+def open_room(
+    settings: Settings,
+    parts: Parts,
+    publish: Callable[[Decision], None],
+    stack: ExitStack,
+    clock: Callable[[], float] = time.time,
+) -> Room:
+    """Connect, and begin to look; closed with the stack.
+
+    Args:
+        settings: what is wanted.
+        parts: the rules built from it.
+        publish: where a follower's answers come from: the leader's decisions.
+        stack: closes it all, hands first.
+        clock: Unix seconds.
+
+    Raises:
+        BadSettings: no usable credentials.
+    """
+    own = settings.cluster
+    made = connect(own.kubeconfig, own.context)
+    plain = Api(made)
+    stack.callback(plain.close)
+    limit = RateLimit(own.budget.writes_per_second, BURST, time.monotonic, time.sleep)
+    fenced = Api(made, limit=limit)
+    identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+    http = urllib3.PoolManager()
+    stack.callback(http.clear)
+    rules = sight_rules(settings, parts)
+    sight = Sight(plain, rules, clock=clock)
+    election = Election(plain, own.election, own.namespace, identity, clock=clock) if own.election.enabled else None
+    if election is not None:
+        fenced.fence = election.fence
+    hands = Hands(
+        own,
+        rules,
+        Actuators(fenced, lambda: sight.served, identity, http),
+        _audit(settings),
+        Events(fenced, lambda: sight.served, identity),
+        leadership=election or Alone(),
+        modes=modes(settings),
+        workers=lambda: workers(plain, sight, own.weights),
+    )
+    sharing = None
+    if election is not None:
+        shared = Shared(fenced, plain, own.namespace, publish, clock=clock, chance=random.random)
+        sharing = Sharing(shared, election, settings.guards.stabilise_down_s)
+    room = Room(sight, hands, parts.stocks, oldest_s=settings.serving.hard_age_s, clock=clock, sharing=sharing)
+    stack.callback(room.stop)
+    room.start()
+    return room
+
+
+def checked(settings: Settings, parts: Parts) -> list[tuple[bool, str]]:
+    """What is right and wrong with the cluster, as (good, sentence). Raises BadSettings: no usable credentials."""
+    own = settings.cluster
+    with ExitStack() as stack:
+        api = Api(connect(own.kubeconfig, own.context))
+        stack.callback(api.close)
+        rules = sight_rules(settings, parts)
+        sight = Sight(api, rules)
+        stack.callback(sight.stop)
+        sight.start()
+        deadline = time.monotonic() + PATIENCE_S
+        while not sight.ready and time.monotonic() < deadline:
+            time.sleep(0.05)
+        try:
+            seen = sight.snapshot()
+            return [*seen_well(seen, rules, own), *rights(api, sight.served, own)]
+        except CannotSee as error:
+            return [(False, f"the cluster cannot be seen: {error}")]
+        except ApiError as error:
+            return [(False, f"the cluster does not say what we may do: {error.message}")]
+
+
+def _audit(settings: Settings) -> Audit:
+    file = settings.cluster.audit_file
+    try:
+        return Audit(Path(file) if file else None)
+    except OSError as error:
+        raise BadSettings((f"cluster.audit_file: cannot be written: {error}",)) from None
+
+
+def workers(api: Api, sight: Sight, weights: tuple[WeightsSettings, ...]) -> Mapping[str, int]:
+    """Cache workers asked for now, by `namespace/dataset`; one that cannot be read is left out."""
+    found = {}
+    for one in weights:
+        resource = sight.served.get(kinds.RUNTIMES[one.runtime])
+        if resource is None:
+            continue
+        try:
+            runtime = api.get(resource, one.namespace, one.dataset)
+        except ApiError as error:
+            log.warning("a weights cache cannot be read", dataset=one.dataset, reason=error.message)
+            continue
+        found[f"{one.namespace}/{one.dataset}"] = int((runtime.get("spec") or {}).get("replicas") or 0)
+    return found

@@ -1,0 +1,215 @@
+"""The cluster as the loop has it: stock and counts when it looks, hands when it has decided.
+
+The hands work in a thread of their own, so that a slow API server never delays a tick or an answer. They take the
+latest decision only, look again before they act, and go on looking every second while something is in flight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING
+
+import structlog
+
+from autoscaler.cluster.live import Seen
+from autoscaler.cluster.shared import floored
+from autoscaler.errors import CannotSee
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from autoscaler.cluster.hands import Hands
+    from autoscaler.cluster.shared import Shared
+    from autoscaler.cluster.sight import Sight
+    from autoscaler.cluster.sight_types import Snapshot
+    from autoscaler.leadership import Election
+    from autoscaler.model import Decision, Observation, RoleKey, Stock
+
+log = structlog.get_logger(__name__)
+Counts = tuple[int | None, int | None]
+AGAIN_S = 1.0
+"""How soon the hands look again while something is in flight: preempted GPUs should not wait for a tick."""
+LOST_S = 60.0
+"""Counts older than this are no counts."""
+TOO_OLD_S = 3600.0
+"""A former leader's decision older than this says nothing about now."""
+
+
+class Sharing:
+    """What several replicas have in common: who leads, and what the leader decided last.
+
+    Args:
+        shared: where decisions are shared. election: who leads.
+        cautious_s: for how long a new leader takes nothing back from the former's wishes.
+    """
+
+    def __init__(self, shared: Shared, election: Election, cautious_s: float) -> None:
+        self.shared, self.election, self._cautious_s = shared, election, cautious_s
+        self._led: int | None = None
+        self._before: tuple[Decision, float] | None = None
+
+    def own(self, decision: Decision) -> Decision | None:
+        """Our decision as it may be served: not below the former leader's at first; None while another leads."""
+        token = self.election.token()
+        if token is None:
+            self._led = None
+            return None
+        if token != self._led:
+            last = self.shared.latest
+            recent = last is not None and decision.at - last.at < TOO_OLD_S
+            self._before = (last, decision.at + self._cautious_s) if last is not None and recent else None
+            self._led = token
+        return floored(decision, *self._before) if self._before is not None else decision
+
+
+class Room:
+    """Sight and hands together.
+
+    Args:
+        sight, hands: the two. configured: stock as the settings limit it.
+        oldest_s: decisions older than this are not acted on any more.
+        clock: Unix seconds.
+        sharing: with whom this process takes turns; None when it is alone.
+    """
+
+    def __init__(
+        self,
+        sight: Sight,
+        hands: Hands,
+        configured: Sequence[Stock],
+        *,
+        oldest_s: float,
+        clock: Callable[[], float],
+        sharing: Sharing | None = None,
+    ) -> None:
+        self._sight, self._hands, self._clock, self._oldest_s = sight, hands, clock, oldest_s
+        self._sharing = sharing
+        self._configured = {stock.accelerator: stock for stock in configured}
+        self._lock = Lock()
+        self._latest: tuple[Decision, dict[str, float]] | None = None
+        self._shared_at = 0.0
+        self._wake, self._stop = Event(), Event()
+        self._thread = Thread(target=self._run, name="hands", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look, and to act on what is decided."""
+        self._sight.start()
+        if self._sharing is not None:
+            self._sharing.shared.start()
+            self._sharing.election.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End: an action that was begun is finished, the rest is left to whoever comes next."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join()
+        if self._sharing is not None:
+            self._sharing.election.stop()
+            self._sharing.shared.stop()
+        self._sight.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the caches are filled."""
+        return self._sight.ready and (self._sharing is None or self._sharing.shared.synced)
+
+    def why_not_ready(self) -> str:
+        """What is still waited for."""
+        return self._sight.why_not_ready() or "waiting for the leader's decision"
+
+    def wait_ready(self, longest_s: float, stop: Event) -> bool:
+        """Wait for the caches; False when they did not fill in time."""
+        deadline = self._clock() + longest_s
+        while not self.ready:
+            if self._clock() >= deadline or stop.wait(0.05):
+                return False
+            try:
+                self._sight.snapshot()  # asks again for what is served, when that could not be asked before
+            except CannotSee:
+                continue
+        return True
+
+    def look(self) -> Seen:
+        """Stock, counts and supply; what cannot be seen is said in notes, and the settings stand in for it."""
+        try:
+            seen = self._sight.snapshot()
+        except CannotSee as error:
+            return Seen(tuple(self._configured.values()), notes=(str(error),))
+        notes = [f"kubernetes: {kind} cannot be read: {why}" for kind, why in sorted(seen.missing.items())]
+        counts: dict[RoleKey, Counts] = {}
+        if seen.lost_s <= LOST_S:
+            counts = {
+                key: (pool.scalable.ready, pool.scalable.existing)
+                for key, pool in seen.pools.items()
+                if pool.scalable is not None and (pool.scalable.ready, pool.scalable.existing) != (None, None)
+            }
+        else:
+            notes.append(f"kubernetes: not heard for {seen.lost_s:.0f} s; replicas are counted without it")
+        return Seen(self._stocks(seen), counts, seen.supply, tuple(notes))
+
+    def _stocks(self, seen: Snapshot) -> tuple[Stock, ...]:
+        """The cluster's stock within what the settings allow; of types it has none of, the settings' word."""
+        found = dict(self._configured)
+        for stock in seen.stocks:
+            limit = self._configured.get(stock.accelerator)
+            if limit is None:
+                found[stock.accelerator] = replace(stock, provisionable=stock.provisionable or 0)
+                continue
+            coming = sum(one.gpus for one in seen.supply.coming if one.accelerator == stock.accelerator)
+            found[stock.accelerator] = replace(
+                stock,
+                free=_least(stock.free, limit.free),
+                preemptible=_least(stock.preemptible, limit.preemptible),
+                provisionable=max(0, (limit.provisionable or 0) - coming),
+            )
+        return tuple(found.values())
+
+    def decided(self, decision: Decision, seen: Observation | None) -> Decision | None:
+        """Take over the latest decision, and say how it is to be served: None while another replica's is."""
+        if self._sharing is not None:
+            ours = self._sharing.own(decision)
+            if ours is None:
+                return None
+            decision = ours
+        resident = {
+            engine.name: engine.kv_usage * engine.kv_capacity
+            for role in (seen.roles if seen else ())
+            for engine in role.engines
+        }
+        with self._lock:
+            self._latest = decision, resident
+        self._wake.set()
+        return decision
+
+    def _share(self, decision: Decision) -> None:
+        token = self._sharing.election.token() if self._sharing is not None else None
+        if self._sharing is not None and token is not None and decision.at != self._shared_at:
+            self._shared_at = decision.at
+            self._sharing.shared.write(decision, token)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait(AGAIN_S if self._hands.state.flying else None)
+            self._wake.clear()
+            with self._lock:
+                latest = self._latest
+            if latest is None or self._stop.is_set():
+                continue
+            decision, resident = latest
+            self._share(decision)
+            if self._clock() - decision.at > self._oldest_s:
+                log.warning("not acting on an old decision", age_s=round(self._clock() - decision.at, 1))
+                continue
+            try:
+                self._hands.act(decision, self._sight.snapshot(), resident, self._stop.is_set)
+            except CannotSee as error:
+                log.warning("not acting", reason=str(error))
+            except Exception:  # the hands' thread must outlive a mistake in judging one object
+                log.exception("acting failed; going on with the next decision")
+
+
+def _least(seen: int | None, limit: int | None) -> int | None:
+    known = [value for value in (seen, limit) if value is not None]
+    return min(known) if known else None

@@ -1,0 +1,52 @@
+"""Whether a role is heard well enough to be judged, and what is missing when it is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoscaler.model import Role
+
+if TYPE_CHECKING:
+    from autoscaler.memory import RoleMemory
+    from autoscaler.model import Observation, RoleObservation
+
+
+def why_blind(told: RoleObservation | None, seen: Observation, known: RoleMemory) -> str | None:
+    """Why a role cannot be judged, in words; None when it can.
+
+    A role without any replica is not blind: there is nobody to report. No series is not the same as no load.
+    """
+    if seen.failure is not None or told is None:
+        return seen.failure or "it was not asked about"
+    empty = told.reporting == 0 and told.replicas == 0 and known.desired in {0, None}
+    if empty:
+        return None
+    if told.rate_engines > 0:
+        return _unmeasured(told)
+    if told.reporting > 0:
+        return "no rates yet: its engines have been sampled only once within the window"
+    if told.stale > 0:
+        return f"{told.stale} engines have only samples that are too old or not finite"
+    return f"no engine reports, though {told.ready} replicas are up" if told.ready else "no series match its labels"
+
+
+def _unmeasured(told: RoleObservation) -> str | None:
+    """Which load nobody reports although engines do; None when all that the role's demand needs is there."""
+    prompts = told.key.role is not Role.DECODE and told.computed_rate is None
+    outputs = told.key.role is not Role.PREFILL and told.generation_rate is None
+    missing = [name for absent, name in ((prompts, "prompt"), (outputs, "output")) if absent]
+    return f"its engines report no {' nor '.join(missing)} tokens/s" if missing else None
+
+
+def why_partial(told: RoleObservation | None) -> str | None:
+    """Why only part of the role is heard; None when all of it is."""
+    if told is None or told.reporting == 0:
+        return None
+    heard = told.reporting // max(told.engines_per_replica, 1)
+    if told.ready is not None and heard < told.ready:
+        return f"only {heard} of {told.ready} replicas report"
+    if told.stale:
+        return f"{told.stale} engines have only samples that are too old or not finite"
+    if told.rate_engines < told.reporting:
+        return f"only {told.rate_engines} of {told.reporting} engines have rates yet"
+    return None

@@ -1,0 +1,114 @@
+"""A supply problem from a file (YAML or JSON): file, line and what would be right for everything that is not.
+
+The door of `tidegate plan`: pydantic judges the shape, `optimizer.check` the sense.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from autoscaler.errors import BadSettings
+from autoscaler.plan_schema import ProblemFile
+from autoscaler.yaml_text import Document, parse
+from optimizer import check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from optimizer import Problem
+
+LONGEST = 80
+SCHEMA = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema() -> dict[str, Any]:
+    """Of a problem file, Draft 2020-12."""
+    return {"$schema": SCHEMA, "title": "Tidegate supply problem", **ProblemFile.model_json_schema()}
+
+
+def load_problem(path: str) -> Problem:
+    """The problem of a file, or of standard input for `-`.
+
+    Raises:
+        BadSettings: one sentence per problem: file, line, key, value, and what would be right.
+    """
+    where = "standard input" if path == "-" else path
+    try:
+        raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        text = raw.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise BadSettings((f"{where}: there is no such file; `tidegate plan --schema` says what it holds",)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings((f"{where}: cannot be read: {error}; expected YAML or JSON",)) from None
+    document = _document(text, where)
+    if not document.values:
+        raise BadSettings((f"{where}: is empty; `tidegate plan --schema` says what it holds",))
+    try:
+        problem = ProblemFile.model_validate(document.values).plain()
+    except ValidationError as error:
+        raise BadSettings(tuple(_sentence(detail, document, where) for detail in error.errors())) from None
+    if wrong := check(problem):
+        raise BadSettings(tuple(f"{where}: {fault}" for fault in wrong))
+    return problem
+
+
+def _document(text: str, where: str) -> Document:
+    """JSON where it looks like it (YAML refuses its tabs), YAML otherwise."""
+    if not text.lstrip().startswith("{"):
+        return parse(text, where)
+    try:
+        return Document(json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant))
+    except _NotJsonError as error:
+        raise BadSettings((f"{where}: {error}",)) from None
+    except (json.JSONDecodeError, RecursionError):
+        return parse(text, where)  # a YAML flow mapping; if it is neither, YAML names the line
+
+
+class _NotJsonError(ValueError):
+    """Something JSON lets through and we do not."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _NotJsonError(f"key {key!r} is given twice; keep one")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise _NotJsonError(f"{name} is no number of JSON; give a finite number")
+
+
+def _places(detail: Any) -> Iterator[str | int]:
+    """The way to a value without the names pydantic gives to the branches of a union."""
+    for part in detail["loc"]:
+        if not (
+            isinstance(part, str)
+            and (part.startswith(("tuple[", "constrained-", "function-")) or part in {"int", "float"})
+        ):
+            yield part
+
+
+def _sentence(detail: Any, document: Document, where: str) -> str:
+    place = tuple(_places(detail))
+    ends = range(len(place), 0, -1)
+    line = next((document.lines[place[:end]] for end in ends if place[:end] in document.lines), None)
+    origin = f"{where}:{line}" if line else where
+    path = ".".join(str(part) for part in place)
+    value = repr(detail["input"])
+    shown = value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        return f"{origin}: {path}: unknown key; `tidegate plan --schema` names them all"
+    if detail["type"] == "missing":
+        return f"{origin}: {path}: missing, and it has no default"
+    if isinstance(detail["input"], dict):
+        return f"{origin}: {path}: {message}" if path else f"{origin}: {message}"
+    return f"{origin}: {path}: {shown} is not right: {message}"

@@ -1,0 +1,183 @@
+"""From what the roles need and what supply is seen to one plan: the problem as the optimiser knows it, and its answer.
+
+Roles are planned as pools of their own here: their demand comes in whole replicas, the ratio of prefill to decode being
+settled before by the velocities. What training is seen by name is offered gang by gang, with the work that each would
+lose; without it the configured stock is.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol
+
+from autoscaler.model import Tier
+from optimizer import (
+    Demand,
+    Effort,
+    Gang,
+    Limits,
+    Offer,
+    Problem,
+    Replicas,
+    Source,
+    Variant,
+    plan,
+    simple_pool,
+)
+from optimizer import Rules as PlanRules
+from optimizer import Tier as Rung
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from autoscaler.demand import RoleDemand
+    from autoscaler.model import Observation, RoleKey, Stock
+    from autoscaler.rules import RoleRules, Rules, SupplyRules
+    from optimizer import Plan, Pool
+
+HOUR_S = 3600.0
+
+
+class Standing(Protocol):
+    """The replicas of a role: arrived, still counted on to arrive, and asked for so far."""
+
+    @property
+    def arrived(self) -> int:
+        """Ready replicas."""
+        ...
+
+    @property
+    def starting(self) -> int:
+        """Replicas on their way."""
+        ...
+
+    @property
+    def base(self) -> int:
+        """Replicas asked for so far."""
+        ...
+
+
+def supply_plan(
+    demands: Mapping[RoleKey, RoleDemand], counts: Mapping[RoleKey, Standing], seen: Observation, rules: Rules
+) -> Plan | None:
+    """One plan for all judged roles; None when there is none to judge."""
+    pools = tuple(
+        _pool(rule, demands[rule.key], counts[rule.key], rules) for rule in rules.roles if rule.key in demands
+    )
+    if not pools:
+        return None
+    stocks = {stock.accelerator: stock for stock in seen.stocks}
+    held = _held(demands, counts, rules)
+    sources: list[Source] = []
+    gangs: list[Gang] = []
+    offers: list[Offer] = []
+    for rung in rules.supply:
+        named = list(_gangs(rung, seen)) if rung.tier is Tier.PREEMPT else []
+        if named:
+            gangs += named
+        elif rung.tier is Tier.PROVISION and _nodes_are_whole(rung, rules):
+            offers.append(_offer(rung, stocks.get(rung.accelerator)))
+        else:
+            sources.append(_source(rung, stocks.get(rung.accelerator), held.get(rung.accelerator, 0)))
+    limits = PlanRules(budget_per_hour=rules.budget_per_hour, max_gpus_preempted=rules.max_gpus_preempted)
+    problem = Problem(pools, tuple(sources), tuple(gangs), tuple(offers), rules=limits, horizon_s=rules.horizon_s)
+    return plan(problem, Effort(Limits(rules.time_limit_s, rules.gap)))
+
+
+def _held(demands: Mapping[RoleKey, RoleDemand], counts: Mapping[RoleKey, Standing], rules: Rules) -> dict[str, int]:
+    """GPUs of each kind that the pools hold; a role that is not judged may hold all it was asked for."""
+    held: dict[str, int] = {}
+    for rule in rules.roles:
+        standing = counts[rule.key]
+        here = standing.arrived + standing.starting
+        gpus = rule.gpus * (here if rule.key in demands else max(here, standing.base))
+        held[rule.accelerator] = held.get(rule.accelerator, 0) + gpus
+    return held
+
+
+def _pool(rule: RoleRules, demand: RoleDemand, counts: Standing, rules: Rules) -> Pool:
+    """A role's demand in whole replicas (head-room included), one unit of capacity each."""
+    price = min((r.price_per_gpu_hour for r in rules.supply if r.accelerator == rule.accelerator), default=1.0)
+    leads = rules.leads(rule.accelerator)
+    lead_s = leads[0] if leads else 0.0
+    planned = rules.least_quantile if rules.quantile is None else rules.quantile
+    back = _reacquisition_price(rule, price, lead_s, planned)
+    replicas = [Replicas(counts.arrived, release_price=back)] if counts.arrived else []
+    if counts.starting:
+        replicas.append(Replicas(counts.starting, lands_in_s=lead_s, release_price=back))
+    return simple_pool(
+        str(rule.key),
+        Variant("", rule.accelerator, rule.gpus, 1.0, price, tuple(replicas)),
+        tuple(Demand(ahead, float(min(needed, rule.maximum))) for ahead, needed in demand.at),
+        shortage_price=rule.shortage_price,
+        minimum=rule.minimum,
+        maximum=rule.maximum,
+    )
+
+
+def _reacquisition_price(rule: RoleRules, price_per_gpu_hour: float, lead_s: float, quantile: float) -> float:
+    """What letting one replica go costs should it be needed after all: the hysteresis of the plan.
+
+    With the chance that the load exceeds the quantile planned for, one replica lacks for the time a start takes; and
+    its GPUs are paid while they start again: ((1 - quantile) x shortage price + GPUs x price) x lead time.
+    """
+    return ((1.0 - quantile) * rule.shortage_price + rule.gpus * price_per_gpu_hour) * lead_s / HOUR_S
+
+
+def _source(rung: SupplyRules, stock: Stock | None, held: int) -> Source:
+    """A rung with its present stock. `Stock.free` counts all prepared GPUs; what the pools hold is taken off here."""
+    gpus: int | None = None
+    if stock is not None:
+        gpus = {Tier.START: stock.free, Tier.PREEMPT: stock.preemptible, Tier.PROVISION: stock.provisionable}[rung.tier]
+        if rung.tier is Tier.START and gpus is not None:
+            gpus = max(0, gpus - held)
+    return Source(
+        key=f"{rung.tier}/{rung.accelerator}",
+        tier=Rung(rung.tier.value),
+        accelerator=rung.accelerator,
+        gpus=gpus,
+        lead_s=rung.lead_s,
+        price_per_gpu_hour=rung.price_per_gpu_hour,
+        one_off_price=rung.one_off_price,
+        granularity=rung.granularity,
+    )
+
+
+def _nodes_are_whole(rung: SupplyRules, rules: Rules) -> bool:
+    """Whether every replica on this kind of GPU fits into one node, and replicas pack into nodes exactly."""
+    widths = sorted({rule.gpus for rule in rules.roles if rule.accelerator == rung.accelerator})
+    packs = all(wide % slim == 0 for slim, wide in pairwise(widths))
+    return rung.granularity > 1 and packs and all(width <= rung.granularity for width in widths)
+
+
+def _offer(rung: SupplyRules, stock: Stock | None) -> Offer:
+    gpus = stock.provisionable if stock is not None else None
+    return Offer(
+        key=f"{rung.tier}/{rung.accelerator}",
+        accelerator=rung.accelerator,
+        gpus=rung.granularity,
+        price_per_hour=rung.price_per_gpu_hour * rung.granularity,
+        lead_s=rung.lead_s,
+        min_billing_s=rung.commitment_s,
+        quota=None if gpus is None else gpus // rung.granularity,
+        one_off_price=rung.one_off_price * rung.granularity,
+    )
+
+
+def _gangs(rung: SupplyRules, seen: Observation) -> Iterator[Gang]:
+    """The training that is seen by name. Its last sign of saved work is its checkpoint, else its start."""
+    for gang in seen.supply.gangs if seen.supply is not None else ():
+        if gang.accelerator != rung.accelerator or gang.gpus < 1:
+            continue
+        saved = gang.checkpoint_at if gang.checkpoint_at is not None else gang.started_at
+        price = rung.price_per_gpu_hour
+        yield Gang(
+            key=gang.key,
+            accelerator=gang.accelerator,
+            gpus=gang.gpus,
+            priority=gang.priority,
+            lead_s=rung.lead_s,
+            since_checkpoint_s=max(0.0, seen.at - saved) if saved is not None else 0.0,
+            requeue_s=rung.one_off_price / price * HOUR_S if price > 0 else 0.0,
+            price_per_gpu_hour=price,
+        )

@@ -1,0 +1,137 @@
+"""The types of a plan: what is wanted now, what to do and when, and the evidence for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from optimizer.solve import Door, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from optimizer.actions import Action
+    from optimizer.evidence import Change, Cost
+
+
+class Status(StrEnum):
+    """How good the plan is known to be."""
+
+    OPTIMAL = "optimal"
+    FEASIBLE = "feasible"
+    GREEDY = "greedy"
+    INFEASIBLE = "infeasible"
+
+
+@dataclass(frozen=True, slots=True)
+class RolePlan:
+    """What the plan wants for one role now.
+
+    `target` = `kept` + `awaited` + `taken` replicas; `released` are serving replicas let go now, `given_up` those still
+    starting that are no longer wanted, `taken` those to be ordered now. `by_variant` splits the target.
+    """
+
+    target: int
+    kept: int
+    released: int
+    awaited: int
+    given_up: int
+    taken: int
+    by_variant: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """What the plan wants for one pool. `shortage` is the demand not covered, from each time point where any is."""
+
+    key: str
+    roles: Mapping[str, RolePlan]
+    shortage: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """The plan there would be without the dearest tier used: what that tier is worth is the difference in cost."""
+
+    without_tier: str
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Where the next solve may begin: the replicas and blocks of a plan, by name."""
+
+    serving: Mapping[tuple[str, ...], tuple[int, ...]]
+    opened: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, and why.
+
+    Attributes:
+        status: how good it is known to be; infeasible where minimums cannot be met even with every rule relaxed that
+            may be: the plan is then the best effort.
+        objective: its cost in all.
+        gap: proven relative distance to the best plan; None where none is proven.
+        pools: what is wanted now, by pool.
+        actions: what to do, now and later, by the moment of its order.
+        cost: the objective, split.
+        binding: names of the constraints that made it what it is.
+        relaxed: rules that gave way, and minimums that are not met.
+        reasons: sentences.
+        alternative: the plan without its dearest tier.
+        changes: what more of the binding limits would save.
+        hint: where the next solve may begin.
+        seconds: filled in by a caller that owns a clock.
+    """
+
+    status: Status
+    objective: float
+    gap: float | None
+    pools: Mapping[str, PoolPlan]
+    actions: tuple[Action, ...]
+    cost: Cost
+    binding: tuple[str, ...]
+    relaxed: tuple[str, ...]
+    reasons: tuple[str, ...]
+    alternative: Alternative | None
+    changes: tuple[Change, ...]
+    hint: Hint
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A plan for some of the pools, with its evidence; several make a `Plan`."""
+
+    status: Status
+    gap: float | None
+    pools: Mapping[str, PoolPlan]
+    actions: tuple[Action, ...]
+    cost: Cost
+    binding: tuple[str, ...]
+    relaxed: tuple[str, ...]
+    reason: str
+    hint: Hint
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How far to go.
+
+    Attributes:
+        limits: of the solver, for all parts together.
+        most_columns: a part with more columns than this is planned greedily, and says so: HiGHS looks at its time limit
+            only between the stages of its root node, which take seconds for very large programs.
+        door: how programs are handed to HiGHS.
+        alternative, changes: whether to work out these two kinds of evidence, which cost further solves.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    most_columns: int = 60_000
+    door: Door = Door.ARRAYS
+    alternative: bool = True
+    changes: bool = False

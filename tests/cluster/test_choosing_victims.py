@@ -1,0 +1,111 @@
+"""Which training is taken: enough and no more than needed, the least lost work first, whole replicas counted."""
+
+from __future__ import annotations
+
+import kube_objects as make
+from cluster_rig import role, sight_rules
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoscaler.cluster.objects import node_of, pod_of
+from autoscaler.cluster.sight_types import Cached, Snapshot
+from autoscaler.cluster.snapshot import taken
+from autoscaler.cluster.training import job_of
+from autoscaler.cluster.victims import chosen
+
+GPU = ("nvidia.com/gpu",)
+NOW = 1767229200.0  # 2026-01-01T01:00:00Z
+Placed = list[tuple[int, int, int]]
+"""(gang, node, GPUs) of each pod."""
+
+
+def cluster(placed: Placed, saved: dict[int, float] | None = None, nodes: int = 3, size: int = 8) -> Snapshot:
+    """Jobs `gang-N` with pods as placed; `saved` holds the seconds since a gang's last checkpoint (3,600 if not)."""
+    there = [node_of(make.node(f"n{n}", size), GPU) for n in range(nodes)]
+    pods, jobs = [], {}
+    for number, (gang, place, gpus) in enumerate(placed):
+        job = make.job(f"gang-{gang}", 1, gpus, labels={"tidegate.dev/preemptible": "true"})
+        at = NOW - (saved or {}).get(gang, 3600.0)
+        job["metadata"] |= {"uid": f"job-{gang}", "annotations": {"tidegate.dev/last-checkpoint": str(at)}}
+        jobs[gang] = job_of(job, GPU, ())
+        found = make.pod(f"p{number}", gpus, f"n{place}", owner=job, priority=-5)
+        found["metadata"]["uid"] = f"pod-{number}"
+        pods.append(pod_of(found, GPU))
+    cached = Cached(
+        {pod.meta.where: pod for pod in pods},
+        {node.meta.where: node for node in there},
+        training=tuple(jobs.values()),
+    )
+    return taken(cached, sight_rules(role(), min_runtime_s=0.0), NOW, {}, 0.0)
+
+
+def names(seen: Snapshot, wanted: int, size: int) -> list[str]:
+    able = [gang for gang in seen.gangs if gang.refused is None]
+    return sorted(gang.group.key.rpartition("/")[2] for gang in chosen(able, wanted, size, seen))
+
+
+def test_the_least_lost_work_goes_first() -> None:
+    # 8 GPUs each; gang 1 saved its work 60 s ago, so 480 GPU-seconds are lost instead of 28,800
+    seen = cluster([(0, 0, 8), (1, 1, 8), (2, 2, 8)], saved={1: 60.0})
+    assert names(seen, 8, 8) == ["gang-1"]
+    assert names(seen, 1, 1) == ["gang-1"]
+
+
+def test_what_the_larger_one_makes_needless_is_left() -> None:
+    # the cheap gang of 2 is not enough for a replica of 8 on one node; with the gang of 6 beside it, it is
+    seen = cluster([(0, 0, 2), (1, 0, 6), (2, 1, 8)], saved={0: 1.0, 1: 100.0})
+    assert names(seen, 8, 8) == ["gang-0", "gang-1"]
+    # for 4 GPUs in replicas of 4 the gang of 6 alone is enough, though the gang of 2 is cheaper
+    assert names(seen, 4, 4) == ["gang-1"]
+
+
+def test_scattered_small_gangs_make_no_room_for_a_large_replica() -> None:
+    # one GPU of each gang on every node: no node ever has 8 free unless all gangs go
+    seen = cluster([(0, 0, 4), (0, 1, 4), (1, 0, 4), (1, 1, 4), (2, 2, 8)], saved={0: 10.0, 1: 10.0})
+    assert names(seen, 8, 8) == ["gang-2"] or names(seen, 8, 8) == ["gang-0", "gang-1"]
+    assert names(seen, 16, 8) == ["gang-0", "gang-1"]
+
+
+def test_what_runs_where_no_pod_may_go_is_left_alone() -> None:
+    seen = cluster([(0, 0, 8), (1, 1, 8)], saved={0: 1.0})
+    away = type(seen.nodes["n0"])(
+        seen.nodes["n0"].meta, 8, ready=False, ready_at=None, cordoned=True, taints=(), images=()
+    )
+    nodes = {**seen.nodes, "n0": away}
+    seen = Snapshot(NOW, seen.pools, seen.gangs, (), seen.training, seen.supply, seen.stocks, nodes, ())
+    assert names(seen, 8, 8) == ["gang-1"]
+
+
+def room(seen: Snapshot, taken_: list[str], size: int) -> int:
+    """GPUs in whole replicas once these gangs have left, reckoned anew from the pods that stay."""
+    used: dict[str, int] = {}
+    for gang in seen.gangs:
+        if gang.group.key.rpartition("/")[2] not in taken_:
+            for pod in gang.group.pods:
+                used[pod.node] = used.get(pod.node, 0) + pod.gpus
+    return sum((8 - used.get(name, 0)) // size * size for name in seen.nodes)
+
+
+@st.composite
+def placements(draw: st.DrawFn) -> Placed:
+    left = [8, 8, 8]
+    placed = []
+    for _ in range(draw(st.integers(1, 8))):
+        place, gpus = draw(st.integers(0, 2)), draw(st.sampled_from([1, 2, 4]))
+        if left[place] >= gpus:
+            left[place] -= gpus
+            placed.append((draw(st.integers(0, 4)), place, gpus))
+    return placed or [(0, 0, 1)]
+
+
+@given(placed=placements(), wanted=st.integers(1, 24), size=st.sampled_from([1, 2, 4, 8]))
+def test_enough_is_taken_when_there_is_enough_and_none_in_vain(placed: Placed, wanted: int, size: int) -> None:
+    seen = cluster(placed)
+    everyone = [gang.group.key.rpartition("/")[2] for gang in seen.gangs]
+    picked = names(seen, wanted, size)
+    gained = room(seen, picked, size) - room(seen, [], size)
+    possible = room(seen, everyone, size) - room(seen, [], size)
+    assert gained >= min(wanted, possible)
+    for one in picked:
+        rest = [name for name in picked if name != one]
+        assert room(seen, rest, size) - room(seen, [], size) < min(wanted, gained)

@@ -1,0 +1,209 @@
+"""Plays the rest of Kubernetes on the test API server, step by step: controllers, scheduler, kubelet, operators."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import kube_objects as make
+from kube_kinds import Kind
+from kube_store import Refused, stamp
+
+if TYPE_CHECKING:
+    from kube_kinds import Json
+    from kube_store import Store
+
+COST = "controller.kubernetes.io/pod-deletion-cost"
+VOLCANO_COMMAND = Kind("bus.volcano.sh", "v1alpha1", "commands", "Command", status=False)
+
+
+@dataclass
+class Played:
+    """Everything else there is in a cluster.
+
+    Attributes:
+        store: the API server's. lingering: pods told to end stay, as with a long grace.
+        karpenter: NodeClaims become nodes of so many GPUs; 0: they never do.
+        resource: what counts as a GPU. kubelet: whether pods are run and ended here.
+    """
+
+    store: Store
+    lingering: bool = False
+    karpenter: int = 0
+    made: int = field(default=0)
+    resource: str = make.GPU
+    kubelet: bool = True
+
+    def __post_init__(self) -> None:
+        self.store.know([VOLCANO_COMMAND])
+
+    def step(self) -> None:
+        """Let everyone look once."""
+        with self.store.lock:
+            self._volcano()
+            self._kueue()
+            self._jobsets()
+            self._jobs()
+            self._deployments()
+            self._claims()
+            if self.kubelet:
+                self._kubelet()
+            self._schedule()
+
+    def _all(self, api_version: str, kind: str) -> list[Json]:
+        try:
+            return self.store.all(api_version, kind)
+        except StopIteration:
+            return []
+
+    def _pods_of(self, owner: Json) -> list[Json]:
+        uid = owner["metadata"]["uid"]
+        return [
+            pod
+            for pod in self._all("v1", "Pod")
+            if any(one["uid"] == uid for one in pod["metadata"].get("ownerReferences", ()))
+        ]
+
+    def _change(self, found: Json, **spec: Any) -> None:
+        kind = self.store.by_kind(found["apiVersion"], found["kind"])
+        where = found["metadata"].get("namespace", ""), found["metadata"]["name"]
+        self.store.change(kind, where, lambda now: {**now, "spec": {**now["spec"], **spec}})
+
+    def _status(self, found: Json, **status: Any) -> None:
+        where = found["metadata"].get("namespace", ""), found["metadata"]["name"]
+        now = self.store.get(self.store.by_kind(found["apiVersion"], found["kind"]), *where)
+        self.store.set_status(found["apiVersion"], found["kind"], where, {**now.get("status", {}), **status})
+
+    def _delete(self, pod: Json) -> None:
+        with suppress(Refused):
+            self.store.delete(self.store.by_kind("v1", "Pod"), (pod["metadata"]["namespace"], pod["metadata"]["name"]))
+
+    def _start(self, owner: Json, template: Json, **more: Any) -> None:
+        self.made += 1
+        spec, name = template["spec"], f"{owner['metadata']['name']}-{self.made}"
+        gpus = self._gpus({"spec": spec})
+        labels = {**template.get("metadata", {}).get("labels", {}), **more}
+        space = owner["metadata"]["namespace"]
+        priority = spec.get("priority", 0)
+        pod = make.pod(name, gpus, "", space, labels=labels, owner=owner, priority=priority)
+        if self.resource != make.GPU:
+            pod["spec"]["containers"][0]["resources"] = {"requests": {self.resource: str(gpus)}}
+        self.store.put(pod)
+
+    def _volcano(self) -> None:
+        for command in self._all("bus.volcano.sh/v1alpha1", "Command"):
+            space, name = command["metadata"]["namespace"], command["target"]["name"]
+            job = self.store.one("batch.volcano.sh/v1alpha1", "Job", space, name)
+            abort = command["action"] == "AbortJob"
+            self._status(job, state={"phase": "Aborted" if abort else "Running", "lastTransitionTime": stamp()})
+            self.store.delete(VOLCANO_COMMAND, (space, command["metadata"]["name"]))
+        for job in self._all("batch.volcano.sh/v1alpha1", "Job"):
+            running = job.get("status", {}).get("state", {}).get("phase") == "Running"
+            template = job["spec"]["tasks"][0]["template"]
+            self._keep(job, job["spec"]["tasks"][0]["replicas"] if running else 0, template)
+
+    def _kueue(self) -> None:
+        for workload in self._all("kueue.x-k8s.io/v1beta2", "Workload"):
+            owner = workload["metadata"]["ownerReferences"][0]
+            job = self.store.one(owner["apiVersion"], owner["kind"], workload["metadata"]["namespace"], owner["name"])
+            active = workload["spec"].get("active", True)
+            if job["spec"].get("suspend", False) == active:
+                self._change(job, suspend=not active)
+
+    def _jobsets(self) -> None:
+        for jobset in self._all("jobset.x-k8s.io/v1alpha2", "JobSet"):
+            for job in self._all("batch/v1", "Job"):
+                if any(one["uid"] == jobset["metadata"]["uid"] for one in job["metadata"].get("ownerReferences", ())):
+                    held = jobset["spec"].get("suspend", False)
+                    if job["spec"].get("suspend", False) != held:
+                        self._change(job, suspend=held)
+
+    def _jobs(self) -> None:
+        for job in self._all("batch/v1", "Job"):
+            held = job["spec"].get("suspend", False)
+            if held and "startTime" in job.get("status", {}):
+                self._status(job, startTime=None)
+            elif not held and not job.get("status", {}).get("startTime"):
+                self._status(job, startTime=stamp())
+            self._keep(job, 0 if held else job["spec"]["parallelism"], job["spec"]["template"])
+
+    def _keep(self, owner: Json, count: int, template: Json) -> None:
+        living = [pod for pod in self._pods_of(owner) if "deletionTimestamp" not in pod["metadata"]]
+        for pod in living[count:]:
+            self._delete(pod)
+        for _ in range(count - len(living)):
+            self._start(owner, template)
+
+    def _deployments(self) -> None:
+        for found in self._all("apps/v1", "Deployment"):
+            living = [pod for pod in self._pods_of(found) if "deletionTimestamp" not in pod["metadata"]]
+            living.sort(key=_rank)
+            for pod in living[: max(0, len(living) - found["spec"]["replicas"])]:
+                self._delete(pod)
+            for _ in range(found["spec"]["replicas"] - len(living)):
+                self._start(found, found["spec"]["template"])
+            pods = [pod for pod in self._pods_of(found) if "deletionTimestamp" not in pod["metadata"]]
+            ready = sum(bool(pod["spec"].get("nodeName")) for pod in pods)
+            generation = found["metadata"]["generation"]
+            self._status(found, replicas=len(pods), readyReplicas=ready, observedGeneration=generation)
+
+    def _claims(self) -> None:
+        for claim in self._all("karpenter.sh/v1", "NodeClaim") if self.karpenter else ():
+            name = f"node-{claim['metadata']['name']}"
+            if not claim.get("status", {}).get("nodeName"):
+                self.store.put(make.node(name, self.karpenter))
+                ready = [
+                    {"type": kind, "status": "True", "reason": "Ok", "message": "", "lastTransitionTime": stamp()}
+                    for kind in ("Launched", "Registered", "Initialized", "Ready")
+                ]
+                self._status(claim, nodeName=name, conditions=ready)
+
+    def _kubelet(self) -> None:
+        for pod in self._all("v1", "Pod"):
+            if "deletionTimestamp" in pod["metadata"] and not self.lingering:
+                self.store.delete(
+                    self.store.by_kind("v1", "Pod"),
+                    (pod["metadata"]["namespace"], pod["metadata"]["name"]),
+                    {"gracePeriodSeconds": 0},
+                )
+
+    def _gpus(self, pod: Json) -> int:
+        requests = pod["spec"]["containers"][0].get("resources", {}).get("requests", {})
+        return int(requests.get(self.resource, 0))
+
+    def _schedule(self) -> None:
+        pods = self._all("v1", "Pod")
+        free = {
+            node["metadata"]["name"]: int(node["status"]["allocatable"].get(self.resource, 0))
+            for node in self._all("v1", "Node")
+            if "allocatable" in node.get("status", {}) and not node.get("spec", {}).get("unschedulable")
+        }
+        for pod in pods:
+            place = pod["spec"].get("nodeName")
+            if place in free and pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}:
+                free[place] -= self._gpus(pod)
+        waiting = [pod for pod in pods if not pod["spec"].get("nodeName")]
+        for pod in sorted(waiting, key=lambda one: -one["spec"].get("priority", 0)):
+            place = next((name for name, left in sorted(free.items()) if left >= self._gpus(pod)), None)
+            if place is None:
+                self._status(pod, conditions=[UNSCHEDULABLE])
+                continue
+            free[place] -= self._gpus(pod)
+            self._change(pod, nodeName=place)
+            if self.kubelet:
+                self._status(pod, **make.pod("x", 0, place, started=stamp())["status"])
+
+
+UNSCHEDULABLE = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "0 nodes are available: Insufficient nvidia.com/gpu.",
+}
+
+
+def _rank(pod: Json) -> tuple[bool, int]:
+    """Which pod of a ReplicaSet goes first: one without a node, then the cheapest."""
+    cost = (pod["metadata"].get("annotations") or {}).get(COST, "0")
+    return bool(pod["spec"].get("nodeName")), int(cost)

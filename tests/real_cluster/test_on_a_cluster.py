@@ -1,0 +1,129 @@
+"""What must hold on a real cluster: the times are held against the targets there, and only measured elsewhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from site_of_tests import DEPLOYMENTS, JOBS, PODS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from site_of_tests import Site
+
+    from autoscaler.cluster.room import Room
+    from autoscaler.model import Decision
+
+
+def decide_until(site: Site, room: Room, wish: Callable[[], Decision], holds: Callable[[], object], why: str) -> float:
+    """Tick every half second until it holds; returns how long it took from the first decision that counted, s."""
+    begun: list[float] = []
+
+    def ticked() -> bool:
+        if room.decided(wish(), None) is not None and not begun:
+            begun.append(time.monotonic())
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            if holds():
+                return True
+            time.sleep(0.02)
+        return False
+
+    site.eventually(ticked, why, 60.0)
+    return time.monotonic() - begun[0]
+
+
+def training_everywhere(site: Site, jobs: int = 2) -> None:
+    for number in range(jobs):
+        site.node(4)
+        site.job(f"train-{number}", 2, 2)
+    site.deployment(0)
+    site.eventually(lambda: site.bound() == 2 * jobs, "training never started")
+    site.eventually(
+        lambda: all(pod.get("status", {}).get("phase") == "Running" for pod in site.pods()), "training never ran"
+    )
+
+
+def test_training_makes_room_for_serving_and_comes_back(site: Site, record_property: Callable[..., None]) -> None:
+    training_everywhere(site)
+    room = site.room()
+    site.eventually(lambda: room.decided(site.wish(0), None) is not None, "never led")
+    took = decide_until(
+        site, room, lambda: site.wish(4, preempt=4), lambda: site.bound(app="chat") == 4, "no room was made"
+    )
+    record_property("decision_to_bound_s", round(took, 2))
+    if site.played is None:
+        assert took <= 3.0 + site.grace_s
+    assert len(site.suspended()) == 1
+    assert site.bound() == 4 + 2  # the other gang was left whole
+    decide_until(site, room, lambda: site.wish(0), lambda: not site.suspended(), "training was never given back")
+    site.eventually(lambda: site.bound() == 4, "training never came back")
+    (job, *_) = [site.api.get(JOBS, site.name, name) for name in ("train-0", "train-1")]
+    assert "tidegate.dev/preempted" not in (job["metadata"].get("annotations") or {})
+
+
+def test_a_gang_is_suspended_and_resumed_by_the_job_controller(site: Site) -> None:
+    site.node(4)
+    site.job("train-0", 2, 2)
+    site.eventually(lambda: site.bound(job="train-0") == 2, "training never started")
+    site.api.patch(JOBS, site.name, "train-0", {"spec": {"suspend": True}})
+    site.eventually(lambda: not site.pods(job="train-0"), "its pods never left")
+    site.api.patch(JOBS, site.name, "train-0", {"spec": {"suspend": False}})
+    site.eventually(lambda: site.bound(job="train-0") == 2, "its pods never came back")
+
+
+def test_the_pod_with_the_least_kv_goes_first(site: Site) -> None:
+    site.node(8)
+    site.deployment(4)
+    site.eventually(lambda: site.bound(app="chat") == 4, "the pods never started")
+    names = sorted(pod["metadata"]["name"] for pod in site.pods(app="chat"))
+    emptiest = names[2]
+    for name in names:
+        cost = {"controller.kubernetes.io/pod-deletion-cost": "10" if name == emptiest else "5000"}
+        site.api.patch(PODS, site.name, name, {"metadata": {"annotations": cost}})
+    room = site.room()
+    decide_until(site, room, lambda: site.wish(3), lambda: len(site.pods(app="chat")) == 3, "the pool never shrank")
+    assert {pod["metadata"]["name"] for pod in site.pods(app="chat")} == set(names) - {emptiest}
+
+
+def test_another_takes_over_in_time_and_answers_the_same(site: Site, record_property: Callable[..., None]) -> None:
+    site.deployment(0)
+    first = site.room()
+    site.eventually(lambda: first.decided(site.wish(6), None) is not None, "never led")
+    site.eventually(lambda: site.api.get(DEPLOYMENTS, site.name, "chat")["spec"]["replicas"] == 6, "never scaled")
+    second = site.room()
+    assert second.decided(site.wish(1), None) is None  # it follows: what it reckons itself is not served
+    sharing = first._sharing
+    assert sharing is not None
+    sharing.election._stop.set()  # as a process that hangs: it neither renews nor lets go
+    answers: list[int | None] = []
+
+    def took_over() -> bool:
+        served = second.decided(site.wish(1), None)
+        if served is not None:
+            answers.append(served.roles[0].desired)
+        return bool(answers)
+
+    took = site.eventually(took_over, "nobody took over", 30.0)
+    record_property("failover_s", round(took, 2))
+    assert first.decided(site.wish(6), None) is None
+    assert answers == [6]
+    if site.played is None:
+        assert took <= 15.0
+    assert site.api.get(DEPLOYMENTS, site.name, "chat")["spec"]["replicas"] == 6
+
+
+def test_what_was_done_stands_in_the_audit(site: Site) -> None:
+    site.deployment(0)
+    room = site.room()
+    decide_until(
+        site,
+        room,
+        lambda: site.wish(2),
+        lambda: site.api.get(DEPLOYMENTS, site.name, "chat")["spec"]["replicas"] == 2,
+        "never scaled",
+    )
+    lines = (site.folder / "actions.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["about"] == f"Deployment/{site.name}/chat"
