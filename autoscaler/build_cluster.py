@@ -6,7 +6,7 @@ import random
 import socket
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,9 @@ from autoscaler.cluster.api import Api, ApiError
 from autoscaler.cluster.audit import Audit, Events
 from autoscaler.cluster.connection import RateLimit, connect
 from autoscaler.cluster.hands import Alone, Hands
+from autoscaler.cluster.live import Seen
 from autoscaler.cluster.preflight import rights, seen_well
-from autoscaler.cluster.room import Room, Sharing
+from autoscaler.cluster.room import Room, Sharing, look
 from autoscaler.cluster.shared import Shared
 from autoscaler.cluster.sight import SCALABLES, Sight
 from autoscaler.cluster.sight_types import PoolRole, SightRules, TargetRef
@@ -30,7 +31,8 @@ from autoscaler.model import RoleKey
 from autoscaler.profiles import load_profiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import ExitStack
 
     from autoscaler.build import Parts
     from autoscaler.model import Decision
@@ -142,23 +144,39 @@ def open_room(
 def checked(settings: Settings, parts: Parts) -> list[tuple[bool, str]]:
     """What is right and wrong with the cluster, as (good, sentence). Raises BadSettings: no usable credentials."""
     own = settings.cluster
-    with ExitStack() as stack:
-        api = Api(connect(own.kubeconfig, own.context))
-        stack.callback(api.close)
-        rules = sight_rules(settings, parts)
-        sight = Sight(api, rules)
-        stack.callback(sight.stop)
-        sight.start()
-        deadline = time.monotonic() + PATIENCE_S
-        while not sight.ready and time.monotonic() < deadline:
-            time.sleep(0.05)
+    with _looking(settings, parts) as (api, sight):
         try:
             seen = sight.snapshot()
-            return [*seen_well(seen, rules, own), *rights(api, sight.served, own)]
+            return [*seen_well(seen, sight.rules, own), *rights(api, sight.served, own)]
         except CannotSee as error:
             return [(False, f"the cluster cannot be seen: {error}")]
         except ApiError as error:
             return [(False, f"the cluster does not say what we may do: {error.message}")]
+
+
+def look_once(settings: Settings, parts: Parts) -> Seen:
+    """What the cluster adds to one observation; the settings' stock and a note while it cannot be seen."""
+    with _looking(settings, parts) as (_, sight):
+        try:
+            return look(sight.snapshot(), {stock.accelerator: stock for stock in parts.stocks})
+        except CannotSee as error:
+            return Seen(parts.stocks, notes=(str(error),))
+
+
+@contextmanager
+def _looking(settings: Settings, parts: Parts) -> Iterator[tuple[Api, Sight]]:
+    """Caches that have been given time to fill, for one look. Raises BadSettings: no usable credentials."""
+    api = Api(connect(settings.cluster.kubeconfig, settings.cluster.context))
+    sight = Sight(api, sight_rules(settings, parts))
+    try:
+        sight.start()
+        deadline = time.monotonic() + PATIENCE_S
+        while not sight.ready and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield api, sight
+    finally:
+        sight.stop()
+        api.close()
 
 
 def _audit(settings: Settings) -> Audit:

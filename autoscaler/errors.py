@@ -5,6 +5,7 @@ TidegateError
 ├── BadMemory         a saved memory cannot be read; the loop starts in caution, without history
 ├── BadJournal        a journal line cannot be read: file and line number                        (exit code 2)
 ├── BadTrace          a trace cannot be used: file, row, column, value (simulator/trace_files)   (exit code 2)
+├── ApiError          the Kubernetes API refused or did not answer (cluster/api); NotLeader, Changed below it
 ├── DemoFailed        a part of the demonstration did not come up (demo/conductor)
 └── CannotSee         the metric source as a whole could not be read; the loop holds the last decision
 """

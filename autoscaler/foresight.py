@@ -29,6 +29,14 @@ DOUBTS = 3.0
 MOST_MARGIN = 1.0
 """The fallback's margin is never more than the load itself."""
 MOST_PENDING = 240
+BEGIN_SHARE = 0.5
+"""Share of the forecast's excess over the present load that is planned for at first. Changes of a window's rate are
+about half sampling noise, for which the queue's head-room is there already: bounds taken whole held 98.4 % of the time
+where 95 % were asked, at 52 % above the load (Azure conversation x10)."""
+LEAST_SHARE, MOST_SHARE = 0.1, 2.0
+SHARE_STEP = 0.05
+"""How fast the share follows: a miss at the 95 % quantile adds 0.0475, a bound that held takes away 0.0025, so that it
+rests where as many hold as promised (adaptive conformal inference, Gibbs and Candes 2021)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +44,17 @@ class Kept:
     """How far the bounds of one tier were kept.
 
     Attributes:
-        tier: whose. pending: (due, bound) of those to be judged, soonest first, Unix seconds and tokens/s.
+        tier: whose.
+        pending: (due, bound, quantile) of those to be judged, soonest first: Unix seconds, tokens/s, 0..1.
         held, judged: faded counts of bounds that held, and of all that were judged.
+        share: of the forecast's excess over the present load that is planned for, so that as many hold as promised.
     """
 
     tier: Tier
-    pending: tuple[tuple[float, float], ...] = ()
+    pending: tuple[tuple[float, float, float], ...] = ()
     held: float = 0.0
     judged: float = 0.0
+    share: float = BEGIN_SHARE
 
     @property
     def coverage(self) -> float | None:
@@ -71,11 +82,15 @@ def judged(kept: tuple[Kept, ...], load: float, at: float, late_s: float) -> tup
 
 
 def _judged(kept: Kept, load: float, at: float, late_s: float) -> Kept:
-    held, count = kept.held, kept.judged
-    for due, bound in kept.pending:
+    held, count, share = kept.held, kept.judged, kept.share
+    for due, bound, quantile in kept.pending:
         if at - late_s <= due <= at:
-            held, count = FADE * held + (load <= bound), FADE * count + 1.0
-    return replace(kept, pending=tuple(each for each in kept.pending if each[0] > at), held=held, judged=count)
+            within = load <= bound
+            held, count = FADE * held + within, FADE * count + 1.0
+            share += SHARE_STEP * (quantile - within)
+            share = min(max(share, LEAST_SHARE), MOST_SHARE)
+    pending = tuple(each for each in kept.pending if each[0] > at)
+    return replace(kept, pending=pending, held=held, judged=count, share=share)
 
 
 def promised(kept: tuple[Kept, ...], foreseen: Sequence[Foreseen], at: float, every_s: float) -> tuple[Kept, ...]:
@@ -87,7 +102,7 @@ def promised(kept: tuple[Kept, ...], foreseen: Sequence[Foreseen], at: float, ev
         # a lead time that has become shorter must not let bounds of the longer one wait in front
         pending = tuple(each for each in known.pending if each[0] <= due)
         if not pending or due - pending[-1][0] >= every_s:
-            pending = (*pending, (due, one.bound))[-MOST_PENDING:]
+            pending = (*pending, (due, one.bound, one.quantile))[-MOST_PENDING:]
         found[one.tier] = replace(known, pending=pending)
     return tuple(found.values())
 
@@ -122,6 +137,8 @@ def bounds(
         doubt = "no load was ever seen"
         if forecast is not None:
             raw = forecast.values[leads.index(rung.lead_s)][quantiles.index(quantile)]
+            if now is not None and forecast.confident:
+                raw = now + record.share * (raw - now)
             doubt = _doubt(record, rung, quantile, rules, young=not forecast.confident)
         bound, basis = _bound(raw, now, doubt, rung.lead_s, rules, forecast.basis if forecast else "")
         found.append(

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from autoscaler import build
-from autoscaler.cluster.live import role_observation
+from autoscaler.cluster.live import Seen, role_observation
 from autoscaler.errors import CannotSee
 from autoscaler.memory import Memory
 from autoscaler.model import Observation
@@ -39,11 +39,23 @@ def decide_once(parts: Parts, now: float) -> tuple[Observation, Decision]:
         counts = counts_now(parts, source, now)
     finally:
         source.close()
+    there = cluster_now(parts)
+    counts = {**counts, **there.counts}
     roles = tuple(
         role_observation(key, readings.by_key[group.key], counts.get(key)) for key, group in parts.groups.items()
     )
-    seen = Observation(readings.at, roles, parts.stocks, source.name, readings.notes)
+    notes = (*readings.notes, *there.notes)
+    seen = Observation(readings.at, roles, there.stocks, source.name, notes, supply=there.supply)
     return seen, tick(seen, Memory(), parts.rules)[0]
+
+
+def cluster_now(parts: Parts) -> Seen:
+    """Stock and replicas from the cluster, where one is watched; else the settings' stock."""
+    if not parts.settings.cluster.enabled:
+        return Seen(parts.stocks)
+    from autoscaler.build_cluster import look_once  # noqa: PLC0415 - the client takes 0.4 s; only here is it needed
+
+    return look_once(parts.settings, parts)
 
 
 def counts_now(parts: Parts, source: MetricSource, now: float) -> Mapping[RoleKey, tuple[int | None, int | None]]:

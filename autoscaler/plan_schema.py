@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pydantic import Field, model_validator
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
+from autoscaler.plan_schema_supply import (
+    MOST,
+    Amount,
+    Count,
+    DomainFile,
+    GangFile,
+    Key,
+    OfferFile,
+    Positive,
+    Share,
+    Some,
+    SourceFile,
+    Strict,
+)
 from optimizer import (
     Convertible,
     Demand,
@@ -30,21 +42,8 @@ from optimizer import (
 from optimizer.startup import Spread, StartUp, faults, waves
 from optimizer.worth import at_quantile
 
-MOST = 1_000_000
 
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=MOST, strict=True)]
-Some = Annotated[int, Field(ge=1, le=MOST, strict=True)]
-Key = Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DemandFile(_Strict):
+class DemandFile(Strict):
     """Demand from a moment on: one amount, or quantiles of which `rules` choose the planned and the burst one."""
 
     at_s: Amount = 0.0
@@ -74,7 +73,7 @@ class DemandFile(_Strict):
         return Demand(self.at_s, amount, extra)
 
 
-class ClassFile(_Strict):
+class ClassFile(Strict):
     """A share of the demand and the price of lacking one unit of it for an hour."""
 
     key: str = ""
@@ -82,7 +81,7 @@ class ClassFile(_Strict):
     shortage_price: Amount
 
 
-class ReplicasFile(_Strict):
+class ReplicasFile(Strict):
     """Replicas that run or start."""
 
     count: Count
@@ -93,7 +92,7 @@ class ReplicasFile(_Strict):
     drain_s: Amount = 0.0
 
 
-class StartUpFile(_Strict):
+class StartUpFile(Strict):
     """The steps of a start and who can feed weights, from which waves follow."""
 
     weights_gb: Amount
@@ -118,14 +117,14 @@ class StartUpFile(_Strict):
         return self
 
 
-class WaveFile(_Strict):
+class WaveFile(Strict):
     """Replicas that can start at once (none: no limit), and how long each takes."""
 
     replicas: Count | None = None
     start_s: Amount
 
 
-class ConvertibleFile(_Strict):
+class ConvertibleFile(Strict):
     """What a replica can do for another role."""
 
     role: str
@@ -134,7 +133,7 @@ class ConvertibleFile(_Strict):
     price_per_hour: Amount = 0.0
 
 
-class VariantFile(_Strict):
+class VariantFile(Strict):
     """One way to run a role."""
 
     key: str = ""
@@ -180,7 +179,7 @@ class VariantFile(_Strict):
         )
 
 
-class RoleFile(_Strict):
+class RoleFile(Strict):
     """One part of a pool, every one of which serves all its demand."""
 
     key: str = ""
@@ -194,7 +193,7 @@ class RoleFile(_Strict):
         return Role(self.key, tuple(v.plain() for v in self.variants), self.minimum, self.maximum, self.wake_target_s)
 
 
-class RatioFile(_Strict):
+class RatioFile(Strict):
     """Replicas of one role per replica of another."""
 
     role: str
@@ -203,7 +202,7 @@ class RatioFile(_Strict):
     most: Amount
 
 
-class PoolFile(_Strict):
+class PoolFile(Strict):
     """One consumer of capacity."""
 
     key: Key
@@ -245,73 +244,14 @@ class PoolFile(_Strict):
         )
 
 
-class SourceFile(_Strict):
-    """A stock of GPUs."""
-
-    key: Key
-    tier: Literal["wake", "start", "preempt", "provision"] = "start"
-    accelerator: Key
-    gpus: Count | None = Field(None, description="none: no limit")
-    lead_s: Amount
-    price_per_gpu_hour: Amount = 1.0
-    one_off_price: Amount = Field(0.0, description="per GPU, at every order")
-    domain: str = ""
-    fragment: Some | None = Field(None, description="GPUs that lie together in a node or NVLink domain")
-    granularity: Some = Field(1, description="GPUs that come only together")
-    only_for: tuple[Key, ...] = ()
-
-
-class GangFile(_Strict):
-    """A training job; its GPUs come only all together."""
-
-    key: Key
-    accelerator: Key
-    gpus: Some
-    priority: int = Field(0, ge=-(10**9), le=10**9, strict=True)
-    lead_s: Amount = 45.0
-    since_checkpoint_s: Amount = 0.0
-    requeue_s: Amount = 0.0
-    price_per_gpu_hour: Amount = 1.0
-    min_run_s: Amount = 0.0
-    ran_s: Amount = 0.0
-    repreemptions: Amount = 0.0
-    domain: str = ""
-    fragment: Some | None = None
-    group: str = ""
-    held: bool = False
-
-
-class OfferFile(_Strict):
-    """Nodes that can be bought."""
-
-    key: Key
-    accelerator: Key
-    gpus: Some
-    price_per_hour: Amount
-    lead_s: Amount
-    min_billing_s: Amount = 0.0
-    quota: Count | None = None
-    domain: str = ""
-    held: Count = 0
-    paid_s: Amount = 0.0
-    one_off_price: Amount = 0.0
-
-
-class DomainFile(_Strict):
-    """A network domain and the load its link carries."""
-
-    key: Key
-    link: Amount | None = None
-
-
-class DisruptionFile(_Strict):
+class DisruptionFile(Strict):
     """Most gangs of a group held at once."""
 
     group: str
     most: Count
 
 
-class QuotaFile(_Strict):
+class QuotaFile(Strict):
     """Most GPUs of a kind for some pools."""
 
     key: Key
@@ -320,7 +260,7 @@ class QuotaFile(_Strict):
     pools: tuple[Key, ...] = ()
 
 
-class RulesFile(_Strict):
+class RulesFile(Strict):
     """Limits over all pools, and which quantiles of demand to plan for."""
 
     budget_per_hour: Amount | None = None
@@ -345,7 +285,7 @@ class RulesFile(_Strict):
         )
 
 
-class ProblemFile(_Strict):
+class ProblemFile(Strict):
     """A supply problem: seconds, GPUs, replicas, and one currency throughout."""
 
     pools: tuple[PoolFile, ...] = ()

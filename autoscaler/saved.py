@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoscaler.foresight import Kept
+from autoscaler.foresight import BEGIN_SHARE, Kept
 from autoscaler.leadtimes import LeadTimes
 from autoscaler.learning import Learned
 from autoscaler.memory import Gauges, Memory, RoleMemory, Shape
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from forecasting.series import Ints
 
+PENDING = 3
+"""Figures of a bound that waits to be judged."""
 VERSION = 1
 """Of the saved form; another version is not read (the loop starts in caution instead)."""
 
@@ -67,8 +69,10 @@ def _leads(plain: Any) -> LeadTimes:
 
 
 def _kept(saved: dict[str, Any]) -> Kept:
-    pending = tuple((_real(due), _real(bound)) for due, bound in saved["pending"])
-    return Kept(Tier(saved["tier"]), pending, _real(saved["held"]), _real(saved["judged"]))
+    # Bounds saved without their quantile, by an earlier version, can no longer be judged.
+    pending = tuple((_real(one[0]), _real(one[1]), _real(one[2])) for one in saved["pending"] if len(one) == PENDING)
+    share = _real(saved.get("share", BEGIN_SHARE))
+    return Kept(Tier(saved["tier"]), pending, _real(saved["held"]), _real(saved["judged"]), share)
 
 
 def _flat(value: RoleMemory | Learned | Gauges | Shape | Durations | Kept) -> dict[str, Any]:

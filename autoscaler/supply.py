@@ -38,9 +38,9 @@ class Gang:
     accelerator: str
     gpus: int
     priority: int
-    started_at: float | None
-    checkpoint_at: float | None
     domains: tuple[tuple[tuple[str, ...], int], ...]
+    started_at: float | None = None
+    checkpoint_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class Coming:
     key: str
     accelerator: str
     gpus: int
-    since: float | None
     stage: str
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,11 +55,15 @@ class Alone:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an intended action: `done`, `would`, `held`, `failed`, `confirmed`, `given up`."""
+    """What became of an intended action: `done`, `would`, `held`, `failed`, `confirmed`, `given up`.
+
+    `unanswered`: the API server did not answer, so that nothing more is worth trying now.
+    """
 
     kind: str
     action: Action
     said: str
+    unanswered: bool = False
 
 
 @dataclass(slots=True)
@@ -145,6 +149,8 @@ class Hands:
             if outcome is not None:
                 outcomes.append(outcome)
                 begun += outcome.kind in {"done", "failed"}
+                if outcome.unanswered:
+                    break
         return outcomes
 
     def _held(self, seen: Snapshot, token: int | None) -> str | None:
@@ -274,7 +280,7 @@ class Hands:
             self.limits.denied(action, now)
         elif not (error.conflict or error.passing):
             self.limits.failed(action, key, now)
-        outcome = Outcome("failed", action, said)
+        outcome = Outcome("failed", action, said, unanswered=error.reason == "Unreachable")
         if self.state.said.get(key) != said:
             self.state.said[key] = said
             self._note(outcome, now)
@@ -282,7 +288,7 @@ class Hands:
 
     def _note(self, outcome: Outcome, now: float) -> None:
         self._audit.write(now, outcome.kind, outcome.action, outcome.said)
-        if self._events is not None and outcome.kind in {"done", "failed", "given up"}:
+        if self._events is not None and outcome.kind in {"done", "failed", "given up"} and not outcome.unanswered:
             self._events.tell(now, outcome.action, outcome.said, warn=outcome.kind != "done")
 
     # what became of it

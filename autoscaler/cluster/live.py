@@ -96,12 +96,13 @@ def role_observation(key: RoleKey, reading: Reading, counts: tuple[int | None, i
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a cluster adds to an observation: stock, (ready, existing) replicas by role, and what to know about it."""
+    """What a cluster adds to an observation: stock, (ready, existing) replicas and starts by role, and notes."""
 
     stocks: tuple[Stock, ...] = ()
     counts: Mapping[RoleKey, tuple[int | None, int | None]] = field(default_factory=dict)
     supply: Supply | None = None
     notes: tuple[str, ...] = ()
+    starts: Mapping[RoleKey, tuple[Start, ...]] = field(default_factory=dict)
 
 
 class Cluster(Protocol):
@@ -164,17 +165,17 @@ class LiveWorld:
         roles = tuple(
             role_observation(key, readings.by_key[group.key], counts.get(key)) for key, group in self._groups.items()
         )
-        roles, unknown = self._with_starts(roles, now)
+        roles, unknown = self._with_starts(roles, now, there.starts)
         notes = (*readings.notes, *there.notes, *unknown)
         self._last = Observation(now, roles, there.stocks, self._source.name, notes, supply=there.supply)
         return self._last
 
     def _with_starts(
-        self, roles: tuple[RoleObservation, ...], now: float
+        self, roles: tuple[RoleObservation, ...], now: float, seen: Mapping[RoleKey, tuple[Start, ...]]
     ) -> tuple[tuple[RoleObservation, ...], tuple[str, ...]]:
         """The roles with the starts that are known; without them, and why, where they cannot be read."""
         try:
-            told = self._starts.read(now) if self._starts else {}
+            told = {**(self._starts.read(now) if self._starts else {}), **seen}
         except SourceError as error:
             return roles, (f"how long replicas took to start is not known: {error}",)
         return tuple(replace(role, starts=told[role.key]) if told.get(role.key) else role for role in roles), ()

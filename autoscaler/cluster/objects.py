@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 DOMAIN = "tidegate.dev/"
 """Prefix of our own labels and annotations."""
+ACCELERATOR = f"{DOMAIN}accelerator"
+"""Annotation on nodes we ordered: their GPU type, as the settings call it."""
 KEPT_ANNOTATIONS = (
     DOMAIN,
     "kueue.x-k8s.io/",

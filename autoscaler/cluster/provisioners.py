@@ -9,6 +9,7 @@ import urllib3
 
 from autoscaler.cluster import kinds
 from autoscaler.cluster.api import ApiError
+from autoscaler.cluster.objects import ACCELERATOR
 from autoscaler.settings_cluster import (
     BufferSettings,
     NodeClaimSettings,
@@ -44,8 +45,7 @@ def order(
     return _webhook(http, action, by, dry_run=dry_run)
 
 
-def _labels(action: Provision) -> dict[str, str]:
-    return {"tidegate.dev/managed-by": "tidegate", "tidegate.dev/accelerator": action.settings.accelerator}
+OURS = {"tidegate.dev/managed-by": "tidegate"}
 
 
 def _create(api: Api, resource: Resource, namespace: str, body: Json, *, dry_run: bool) -> None:
@@ -63,10 +63,11 @@ def _claim(api: Api, resource: Resource, action: Provision, by: NodeClaimSetting
         "kind": resource.kind,
         "metadata": {
             "name": action.name,
-            "labels": {**by.labels, **_labels(action)},
+            "labels": {**by.labels, **OURS},
             "annotations": {
                 "karpenter.sh/do-not-disrupt": "true",
                 "tidegate.dev/gpus": str(action.settings.node_gpus),
+                ACCELERATOR: action.settings.accelerator,  # may hold what a label may not
             },
         },
         "spec": by.spec,
@@ -100,12 +101,12 @@ def _request(
             return f"ProvisioningRequest {name} is open already"
         number += 1
         name = f"{action.name}-{number}"
-    meta: Json = {"name": name, "namespace": by.namespace, "labels": _labels(action)}
+    meta: Json = {"name": name, "namespace": by.namespace, "labels": OURS}
     template: Json = {
         "apiVersion": "v1",
         "kind": "PodTemplate",
         "metadata": meta,
-        "template": {"metadata": {"labels": _labels(action)}, "spec": by.pod_spec},
+        "template": {"metadata": {"labels": OURS}, "spec": by.pod_spec},
     }
     _create(api, resource(kinds.POD_TEMPLATES), by.namespace, template, dry_run=dry_run)
     body: Json = {
@@ -151,7 +152,7 @@ def _webhook(http: urllib3.PoolManager, action: Provision, by: WebhookSettings, 
             "POST", by.url, body=json.dumps(body), headers=headers, timeout=WEBHOOK_TIMEOUT_S, retries=False
         )
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise ApiError(0, "Unreachable", f"{by.url}: {error}") from None
+        raise ApiError(0, "Webhook", f"{by.url}: {error}") from None
     if answer.status >= 300:  # noqa: PLR2004 - what is not success
         raise ApiError(answer.status, "Webhook", f"{by.url} answered {answer.status}")
     return f"asked {by.url}"

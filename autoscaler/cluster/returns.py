@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from autoscaler.cluster import kinds
 from autoscaler.cluster.actions import Action, GiveBack, LoadWeights, MarkCosts, Provision, ReleaseNode, short_id
 from autoscaler.cluster.intents import FRESH_S
+from autoscaler.cluster.objects import ACCELERATOR
 from autoscaler.model import RoleKey, Tier
 
 if TYPE_CHECKING:
@@ -99,8 +100,7 @@ def orders(
 
 
 def _made_for(claim: Claim, accelerator: str) -> bool:
-    labels = claim.meta.labels
-    return MANAGED in labels and labels.get("tidegate.dev/accelerator") == accelerator
+    return MANAGED in claim.meta.labels and claim.meta.annotations.get(ACCELERATOR) == accelerator
 
 
 def _names(accelerator: str, seen: Snapshot) -> Iterator[str]:
@@ -119,7 +119,7 @@ def returns(settings: Sequence[ProvisionSettings], seen: Snapshot, idle_since: M
     longest = {one.accelerator: one.release_after_s for one in settings}
     for claim in seen.claims:
         since = idle_since.get(claim.meta.name)
-        wait = longest.get(claim.meta.labels.get("tidegate.dev/accelerator", ""))
+        wait = longest.get(claim.meta.annotations.get(ACCELERATOR, ""))
         if since is not None and wait is not None and seen.at - since >= wait:
             yield ReleaseNode(claim, f"unused for {seen.at - since:.0f} s")
 

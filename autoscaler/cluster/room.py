@@ -14,20 +14,20 @@ import structlog
 
 from autoscaler.cluster.live import Seen
 from autoscaler.cluster.shared import floored
+from autoscaler.cluster.starts import starts
 from autoscaler.errors import CannotSee
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from autoscaler.cluster.hands import Hands
     from autoscaler.cluster.shared import Shared
     from autoscaler.cluster.sight import Sight
     from autoscaler.cluster.sight_types import Snapshot
     from autoscaler.leadership import Election
-    from autoscaler.model import Decision, Observation, RoleKey, Stock
+    from autoscaler.model import Decision, Observation, Stock
 
 log = structlog.get_logger(__name__)
-Counts = tuple[int | None, int | None]
 AGAIN_S = 1.0
 """How soon the hands look again while something is in flight: preempted GPUs should not wait for a tick."""
 LOST_S = 60.0
@@ -137,34 +137,7 @@ class Room:
             seen = self._sight.snapshot()
         except CannotSee as error:
             return Seen(tuple(self._configured.values()), notes=(str(error),))
-        notes = [f"kubernetes: {kind} cannot be read: {why}" for kind, why in sorted(seen.missing.items())]
-        counts: dict[RoleKey, Counts] = {}
-        if seen.lost_s <= LOST_S:
-            counts = {
-                key: (pool.scalable.ready, pool.scalable.existing)
-                for key, pool in seen.pools.items()
-                if pool.scalable is not None and (pool.scalable.ready, pool.scalable.existing) != (None, None)
-            }
-        else:
-            notes.append(f"kubernetes: not heard for {seen.lost_s:.0f} s; replicas are counted without it")
-        return Seen(self._stocks(seen), counts, seen.supply, tuple(notes))
-
-    def _stocks(self, seen: Snapshot) -> tuple[Stock, ...]:
-        """The cluster's stock within what the settings allow; of types it has none of, the settings' word."""
-        found = dict(self._configured)
-        for stock in seen.stocks:
-            limit = self._configured.get(stock.accelerator)
-            if limit is None:
-                found[stock.accelerator] = replace(stock, provisionable=stock.provisionable or 0)
-                continue
-            coming = sum(one.gpus for one in seen.supply.coming if one.accelerator == stock.accelerator)
-            found[stock.accelerator] = replace(
-                stock,
-                free=_least(stock.free, limit.free),
-                preemptible=_least(stock.preemptible, limit.preemptible),
-                provisionable=max(0, (limit.provisionable or 0) - coming),
-            )
-        return tuple(found.values())
+        return look(seen, self._configured)
 
     def decided(self, decision: Decision, seen: Observation | None) -> Decision | None:
         """Take over the latest decision, and say how it is to be served: None while another replica's is."""
@@ -208,6 +181,33 @@ class Room:
                 log.warning("not acting", reason=str(error))
             except Exception:  # the hands' thread must outlive a mistake in judging one object
                 log.exception("acting failed; going on with the next decision")
+
+
+def look(seen: Snapshot, configured: Mapping[str, Stock]) -> Seen:
+    """A snapshot as the tick has it: stock within what the settings allow, counts, and what could not be seen."""
+    notes = [f"kubernetes: {kind} cannot be read: {why}" for kind, why in sorted(seen.missing.items())]
+    counts = {
+        key: (pool.scalable.ready, pool.scalable.existing)
+        for key, pool in seen.pools.items()
+        if pool.scalable is not None and (pool.scalable.ready, pool.scalable.existing) != (None, None)
+    }
+    if seen.lost_s > LOST_S:
+        counts = {}
+        notes.append(f"kubernetes: not heard for {seen.lost_s:.0f} s; replicas are counted without it")
+    found = dict(configured)  # of types the cluster has none of, the settings' word
+    for stock in seen.stocks:
+        limit = configured.get(stock.accelerator)
+        if limit is None:
+            found[stock.accelerator] = replace(stock, provisionable=stock.provisionable or 0)
+            continue
+        coming = sum(one.gpus for one in seen.supply.coming if one.accelerator == stock.accelerator)
+        found[stock.accelerator] = replace(
+            stock,
+            free=_least(stock.free, limit.free),
+            preemptible=_least(stock.preemptible, limit.preemptible),
+            provisionable=max(0, (limit.provisionable or 0) - coming),
+        )
+    return Seen(tuple(found.values()), counts, seen.supply, tuple(notes), starts(seen))
 
 
 def _least(seen: int | None, limit: int | None) -> int | None:

@@ -96,7 +96,7 @@ class Sight:
         clock: Callable[[], float] = time.time,
         changed: Callable[[], None] | None = None,
     ) -> None:
-        self._api, self._rules, self._clock, self._changed = api, rules, clock, changed
+        self._api, self.rules, self._clock, self._changed = api, rules, clock, changed
         self._reflectors: dict[str, Reflector[Any]] = {}
         self._chance = random.Random().random  # noqa: S311 - spreads retries, no secret
         self._stop = Event()
@@ -136,7 +136,7 @@ class Sight:
             reflector.start()
 
     def _keeper(self, key: str) -> Callable[[Json], Any]:
-        gpu, checkpoints = self._rules.gpu_resources, self._rules.checkpoints
+        gpu, checkpoints = self.rules.gpu_resources, self.rules.checkpoints
         if key in SCALABLES:
             return lambda found: scalable_of(found, SCALABLES[key])
         if key in TRAINING:
@@ -182,7 +182,7 @@ class Sight:
         lost = [self._reflectors[key].cache.lost_at for key in NEEDED]
         missing = {key: one.cache.refused for key, one in self._reflectors.items() if one.cache.refused is not None}
         lost_s = max((now - at for at in lost if at is not None), default=0.0)
-        return taken(self._cached(), self._rules, now, missing, max(0.0, lost_s))
+        return taken(self._cached(), self.rules, now, missing, max(0.0, lost_s))
 
     def _cached(self) -> Cached:
         pods: dict[tuple[str, str], Pod] = self._view(kinds.PODS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from autoscaler.cluster.objects import DOMAIN
+from autoscaler.cluster.objects import ACCELERATOR
 from autoscaler.cluster.sight_types import GIVEN_BACK, GangSight
 from autoscaler.cluster.training import PREEMPTIBLE
 from autoscaler.model import Stock
@@ -149,17 +149,19 @@ def plain_gang(gang: GangSight, nodes: Mapping[str, Node], rules: SightRules) ->
         gang.accelerator,
         gang.gpus,
         gang.priority,
+        tuple(sorted(places.items())),
         gang.started_at,
         gang.checkpoint_at,
-        tuple(sorted(places.items())),
     )
 
 
 def coming(claim: Claim, rules: SightRules) -> Coming:
     """A node that was ordered, as the tick sees it."""
-    values = (claim.meta.labels.get(label) for label in (f"{DOMAIN}accelerator", *rules.accelerator_labels))
-    name = rules.canonical(next((value for value in values if value), ""))
-    return Coming(claim.meta.name, name, claim.gpus, claim.meta.created, claim.stage)
+    name = claim.meta.annotations.get(ACCELERATOR)
+    if name is None:
+        values = (claim.meta.labels.get(label) for label in rules.accelerator_labels)
+        name = rules.canonical(next((value for value in values if value), ""))
+    return Coming(claim.meta.name, name, claim.gpus, claim.stage, claim.meta.created)
 
 
 def stocks(

@@ -13,7 +13,7 @@ import yaml
 from autoscaler.errors import BadSettings
 from autoscaler.plan_file import json_schema, load_problem
 
-EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "config" / "examples" / "plan"
 SMALL: dict[str, Any] = {
     "pools": [
         {

@@ -265,6 +265,24 @@ def test_an_outage_holds_the_hands_and_nothing_is_lost(api: ApiServer, tmp_path:
         assert rig.suspended() == {"train-0"}
 
 
+def test_a_server_that_stops_answering_is_tried_once_a_tick(api: ApiServer, tmp_path: Path) -> None:
+    keys = [RoleKey("default", f"pool-{n}", Role.COLOCATED) for n in range(5)]
+    for key in keys:
+        api.store.put(make.deployment(key.pool, 1))
+    rules = sight_rules(*(role(key, target=key.pool) for key in keys))
+    with acting(api, tmp_path, rules) as rig:
+        rig.caught_up()
+        seen = rig.sight.snapshot()
+        api.go_down(3600)
+        before = rig.plain.written
+        outcomes = rig.hands.act(Decision(seen.at, tuple(wish(2, key) for key in keys)), seen)
+        assert [one.kind for one in outcomes] == ["failed"]
+        assert rig.plain.written - before == 1
+        api.faults.clear()
+        rig.until(lambda _: all(rig.ready(key.pool) == 0 for key in keys), *(wish(2, key) for key in keys))
+        assert all(api.store.one("apps/v1", "Deployment", "default", key.pool)["spec"]["replicas"] == 2 for key in keys)
+
+
 def test_an_eviction_stopped_midway_is_finished_by_the_next_process(api: ApiServer, tmp_path: Path) -> None:
     api.store.put(make.node("n1", 4))
     api.store.put(make.deployment("chat", 0))

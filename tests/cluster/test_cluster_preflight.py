@@ -10,10 +10,13 @@ import yaml
 from autoscaler import build
 from autoscaler.build_cluster import checked
 from autoscaler.configuration import load_settings
+from autoscaler.model import Stock
+from autoscaler.once import cluster_now
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
     from kube_server import ApiServer
 
 
@@ -86,3 +89,21 @@ def test_a_cluster_that_does_not_answer_is_one_finding(api: ApiServer, tmp_path:
     _, bad = told(api, tmp_path)
     assert len(bad) == 1
     assert "the cluster cannot be seen: kubernetes: the API server has not answered yet" in bad[0]
+
+
+def test_one_look_has_the_clusters_stock_or_says_why_not(
+    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoscaler.build_cluster.PATIENCE_S", 2.0)
+    api.store.put(make.node("n1", 8))
+    api.store.put(make.deployment("chat", 2))
+    told(api, tmp_path)
+    settings = load_settings(tmp_path / "tidegate.yaml", {})
+    parts = build.parts(settings)
+    there = cluster_now(parts)
+    assert there.stocks == (Stock("h100-80gb", 8, 0, 0),)
+    assert list(there.counts.values()) == [(2, 2)]
+    api.go_down(3600)
+    away = cluster_now(parts)
+    assert away.stocks == ()
+    assert "has not answered" in away.notes[0]

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import kube_objects as make
 import pytest
 from acting_rig import acting, wish
-from cluster_rig import CHAT, H100
+from cluster_rig import CHAT, H100, sight_rules
 
+from autoscaler.cluster import kinds
 from autoscaler.cluster.actions import LoadWeights
+from autoscaler.cluster.sight_types import PoolRole, TargetRef
 from autoscaler.settings_cluster import WeightsSettings
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ CLAIM = {
 
 def nodes_by(by: dict[str, Any], **more: Any) -> dict[str, Any]:
     (way,) = by
-    return {"provisioning": [{"accelerator": H100, "node_gpus": 4, "max_nodes": 3, way: by[way], **more}]}
+    return {"provisioning": [{"accelerator": H100, "node_gpus": 4, "max_nodes": 3, way: by[way]} | more]}
 
 
 def claims(api: ApiServer) -> list[str]:
@@ -195,3 +197,15 @@ def test_weights_go_ahead_of_pods_and_back(crds: ApiServer, tmp_path: Path) -> N
         assert workers() == {"default/llama": 1}  # min_workers
         done = [o for o in rig.outcomes if isinstance(o.action, LoadWeights) and o.kind == "done"]
         assert len(done) == 3
+
+
+def test_a_gpu_type_may_be_called_what_no_label_may(crds: ApiServer, tmp_path: Path) -> None:
+    name = "H100 (80 GB), rented"
+    crds.store.put(make.deployment("chat", 0))
+    rules = sight_rules(PoolRole(CHAT, name, 1, TargetRef(kinds.DEPLOYMENTS, "Deployment", "chat")))
+    by = nodes_by({"nodeclaim": {"spec": CLAIM}}, accelerator=name)
+    with acting(crds, tmp_path, rules, **by) as rig:
+        for _ in range(3):
+            rig.act(wish(4, provision=4))
+            rig.restart()
+    assert len(claims(crds)) == 1

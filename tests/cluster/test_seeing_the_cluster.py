@@ -12,14 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.cluster import kinds
-from autoscaler.cluster.objects import node_of, pod_of
+from autoscaler.cluster.objects import Pod, node_of, pod_of, scalable_of
 from autoscaler.cluster.sight import Sight
 from autoscaler.cluster.sight_types import Cached
 from autoscaler.cluster.snapshot import taken
+from autoscaler.cluster.starts import starts
 from autoscaler.errors import CannotSee
-from autoscaler.model import Role, RoleKey, Stock
+from autoscaler.journal import Journal, read
+from autoscaler.model import Decision, Observation, Role, RoleKey, Step, Stock, Tier
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kube_server import ApiServer
 
 GPU = ("nvidia.com/gpu",)
@@ -242,6 +246,55 @@ def test_an_outage_ages_the_snapshot_until_it_is_over(api: ApiServer) -> None:
         assert lost.stock(H100) == Stock(H100, 8, 0)  # the last that was seen
         api.store.put(make.node("n2", 8))
         snapshot_when(sight, lambda seen: seen.lost_s == 0 and seen.stock(H100) == Stock(H100, 16, 0), "stayed lost")
+
+
+def test_starts_are_told_step_by_step_as_the_pods_say() -> None:
+    def at(minute: int, second: int) -> str:
+        return f"2026-01-01T00:{minute:02d}:{second:02d}Z"
+
+    def times(name: str, created: str, scheduled: str, started: str, ready: str, place: str) -> Pod:
+        found = make.pod(name, 1, place, labels={"app": "chat"})
+        found["metadata"] |= {"creationTimestamp": created, "uid": name}
+        conditions = (("PodScheduled", scheduled), ("Ready", ready))
+        found["status"]["conditions"] = [
+            {"type": kind, "status": "True", "lastTransitionTime": when} for kind, when in conditions
+        ]
+        found["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] = started
+        return pod_of(found, GPU)
+
+    old, new = make.node("old", 8), make.node("new", 8)
+    old["metadata"]["creationTimestamp"], new["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z", at(1, 0)
+    pods = [
+        times("a", at(0, 0), at(0, 2), at(0, 22), at(1, 32), "old"),  # 2 s to schedule, 20 s image, 70 s engine
+        times("b", at(0, 30), at(3, 30), at(3, 40), at(4, 40), "new"),  # 180 s for the node, 10 s, 60 s
+        times("gone", "2025-12-31T00:00:00Z", at(0, 0), at(0, 0), at(0, 0), "old"),  # longer ago than an hour
+    ]
+    scalable = scalable_of(make.deployment("chat", 3), "Deployment")
+    cached = Cached(
+        {pod.meta.where: pod for pod in pods},
+        {("", name): node_of(node, GPU) for name, node in (("old", old), ("new", new))},
+        scalables=[(kinds.DEPLOYMENTS, scalable)],
+    )
+    told = starts(taken(cached, sight_rules(), 1767225600.0 + 1800.0, {}, 0.0))[CHAT]
+    assert [(one.name, one.tier, one.together) for one in told] == [
+        ("default/a", Tier.START, 1),
+        ("default/b", Tier.PROVISION, 2),
+    ]
+    assert told[0].steps == ((Step.SCHEDULE, 2.0), (Step.IMAGE, 20.0), (Step.ENGINE, 70.0))
+    assert told[1].steps == ((Step.NODE, 180.0), (Step.IMAGE, 10.0), (Step.ENGINE, 60.0))
+
+
+def test_the_journal_keeps_the_supply_and_reads_it_back(api: ApiServer, tmp_path: Path) -> None:
+    api.store.put(make.node("n1", 8, {"rack": "r1"}))
+    owner = api.store.put(make.job("train", 1, 8, labels=YES))
+    api.store.put(make.pod("train-0", 8, "n1", owner=owner, priority=-5))
+    with seeing(api) as sight:
+        seen = sight.snapshot()
+    assert seen.supply.gangs[0].domains == ((("r1",), 8),)
+    told = Observation(seen.at, (), seen.stocks, supply=seen.supply)
+    journal = Journal(tmp_path / "journal.jsonl", 1_000_000)
+    journal.write(told, Decision(seen.at, ()))
+    assert [again for again, _ in read(journal.path)] == [told]
 
 
 @given(

@@ -67,7 +67,7 @@ def test_dearer_shortage_never_lowers_the_quantile(price: float, shortage: float
 def test_bounds_are_judged_when_their_time_has_come() -> None:
     one = Foreseen(Tier.START, 100.0, 0.9, 50.0)
     kept = promised((), (one,), T0, 60.0)
-    assert kept_of(kept, Tier.START).pending == ((T0 + 100.0, 50.0),)
+    assert kept_of(kept, Tier.START).pending == ((T0 + 100.0, 50.0, 0.9),)
     assert promised(kept, (one,), T0 + 15.0, 60.0) == kept
     assert judged(kept, 40.0, T0 + 90.0, 60.0) is kept
     held = kept_of(judged(kept, 50.0, T0 + 105.0, 60.0), Tier.START)
@@ -75,6 +75,8 @@ def test_bounds_are_judged_when_their_time_has_come() -> None:
     late = kept_of(judged(kept, 51.0, T0 + 200.0, 60.0), Tier.START)
     assert (held.coverage, missed.coverage, late.coverage) == (1.0, 0.0, None)
     assert held.pending == missed.pending == late.pending == ()
+    # The share planned for begins at a half: a bound at 90 % that held takes 0.05 x 0.1, a miss adds 0.05 x 0.9.
+    assert (held.share, missed.share, late.share) == (pytest.approx(0.495), pytest.approx(0.545), 0.5)
 
 
 def test_a_broken_promise_needs_enough_evidence() -> None:

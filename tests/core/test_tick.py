@@ -250,19 +250,32 @@ def test_a_clock_set_back_an_hour_shrinks_nothing() -> None:
     assert set(desired(decisions)) == {5}
 
 
-def test_a_backlog_is_drained_within_the_target() -> None:
-    """200 prompts of 1,000 tokens wait, slack 1 - 0.11 = 0.89 s: 200,000 / (9,090.9 x 0.89) = 24.7 replicas."""
-    wide = rules(role_rules(Role.PREFILL))
-    decision, _ = tick(at(0.0, prefill(1000.0, 10, waiting=200.0)), Memory(), wide)
-    assert decision.roles[0].planned == 25
+LEAD_S = 60.0
+WIDE = replace(
+    rules(role_rules(Role.PREFILL)), supply=(SupplyRules(Tier.START, "gpu", LEAD_S, 2.5),), fallback_margin=0.0
+)
+
+
+def test_a_backlog_that_drains_before_a_replica_could_serve_asks_for_none() -> None:
+    """200 prompts of 1,000 tokens wait: ten replicas of 9,090.9 tokens/s are through in 2.2 s, a new one takes 60 s."""
+    decision, _ = tick(at(0.0, prefill(1000.0, 10, waiting=200.0)), Memory(), WIDE)
+    assert decision.roles[0].planned == 10
+
+
+def test_a_backlog_is_cleared_over_as_long_as_new_replicas_take() -> None:
+    """20,000 prompts of 1,000 tokens wait. Those that serve in 60 s see a 60th of them for each second of the target:
+
+    20,000 x 1 s / 60 s x 1,000 tokens = 333,333; slack 1 - 0.11 = 0.89 s: 333,333 / (9,090.9 x 0.89) = 41.2 replicas.
+    """
+    decision, _ = tick(at(0.0, prefill(1000.0, 10, waiting=20_000.0)), Memory(), WIDE)
+    assert decision.roles[0].planned == 42
 
 
 def test_requests_waiting_before_the_first_token_are_taken_to_be_usual() -> None:
     """Nobody has had a first token yet, so the prompts' length is not known: 1,000 tokens are assumed."""
-    wide = rules(role_rules(Role.PREFILL))
-    first = prefill(0.0, 10, waiting=200.0, running=5.0, kv_usage=0.01)
-    decision, _ = tick(at(0.0, first), Memory(), wide)
-    assert decision.roles[0].planned == 25
+    first = prefill(0.0, 10, waiting=20_000.0, running=5.0, kv_usage=0.01)
+    decision, _ = tick(at(0.0, first), Memory(), WIDE)
+    assert decision.roles[0].planned == 42
 
 
 def test_what_waits_at_the_gateway_wakes_a_role_that_was_scaled_to_zero() -> None:
