@@ -101,7 +101,9 @@ def _pool(rule: RoleRules, demand: RoleDemand, counts: Standing, rules: Rules) -
     leads = rules.leads(rule.accelerator)
     lead_s = leads[0] if leads else 0.0
     planned = rules.least_quantile if rules.quantile is None else rules.quantile
-    back = _reacquisition_price(rule, price, lead_s, planned)
+    # Never more than half of what a release saves over the horizon: a pool that nobody needs must shrink at any price.
+    most = 0.5 * rule.gpus * price * rules.horizon_s / HOUR_S
+    back = min(_reacquisition_price(rule, price, lead_s, planned), most)
     replicas = [Replicas(counts.arrived, release_price=back)] if counts.arrived else []
     if counts.starting:
         replicas.append(Replicas(counts.starting, lands_in_s=lead_s, release_price=back))

@@ -318,3 +318,15 @@ def test_two_engines_behind_a_replica_count_as_one() -> None:
     assert role.desired == 3
     assert role.velocity is not None
     assert role.velocity.tokens == pytest.approx(1600.0, rel=1e-3)
+
+
+def test_an_idle_pool_shrinks_however_dear_a_shortage_is() -> None:
+    """At the median, 1,000 an hour for a lacking replica makes getting one back dearer than an hour of running it."""
+    dear = replace(role_rules(Role.PREFILL), shortage_price=1000.0)
+    calm = replace(rules(dear), supply=(SupplyRules(Tier.START, "gpu", 600.0, 2.5),), quantile=0.5)
+    memory = Memory()
+    decision, memory = tick(at(0.0, prefill(1000.0, 10)), memory, calm)
+    for tick_ in range(1, 60):
+        decision, memory = tick(at(15.0 * tick_, prefill(1000.0, 10)), memory, calm)
+    assert decision.roles[0].desired is not None
+    assert decision.roles[0].desired < 10
