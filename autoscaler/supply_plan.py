@@ -7,6 +7,7 @@ lose; without it the configured stock is.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
@@ -81,7 +82,13 @@ def supply_plan(
             sources.append(_source(rung, stocks.get(rung.accelerator), held.get(rung.accelerator, 0)))
     limits = PlanRules(budget_per_hour=rules.budget_per_hour, max_gpus_preempted=rules.max_gpus_preempted)
     problem = Problem(pools, tuple(sources), tuple(gangs), tuple(offers), rules=limits, horizon_s=rules.horizon_s)
-    return plan(problem, Effort(Limits(rules.time_limit_s, rules.gap)))
+    return _planned(problem, rules.time_limit_s, rules.gap)
+
+
+@lru_cache(maxsize=8)
+def _planned(problem: Problem, time_limit_s: float, gap: float) -> Plan:
+    """The plan of a problem. The same is asked at every other tick, as counts and needs are whole replicas."""
+    return plan(problem, Effort(Limits(time_limit_s, gap)))
 
 
 def _held(demands: Mapping[RoleKey, RoleDemand], counts: Mapping[RoleKey, Standing], rules: Rules) -> dict[str, int]:

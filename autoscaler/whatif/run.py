@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autoscaler.errors import BadSettings
 from autoscaler.policies.registry import knobs_of, make
 from autoscaler.scoreboard_bounds import ORACLE, oracle_result, started_static, static_counts
-from autoscaler.simulator.requests import Workload
+from autoscaler.simulator.requests import DemandSeries, Workload
 from autoscaler.simulator.setup import Fault, FaultKind, Layout, Setup, Slo, SupplySetup, TrainingGang
 from autoscaler.simulator.simulate import simulate
 from autoscaler.whatif.history import grown
@@ -31,8 +31,9 @@ ROOMS = ("autoscaler", "forecasting", "optimizer")
 
 
 LONG_S = 2 * 86_400.0
-"""Longer loads are decided on once in LONG_INTERVAL_S when they flow: bins of minutes hold nothing faster."""
-LONG_INTERVAL_S = 60.0
+"""Longer loads are decided on three times a bin when they flow, but at least once in LONGEST_INTERVAL_S and at most once
+in LEAST_INTERVAL_S: bins of minutes hold nothing faster."""
+LEAST_INTERVAL_S, LONGEST_INTERVAL_S = 60.0, 200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,8 @@ def _result(load: Load, scenario: Scenario, setup: Setup, seed: int) -> Result:
     fluid = scenario.fidelity == "fluid"
     interval_s = scenario.interval_s
     if interval_s is None and fluid and load.duration > LONG_S:
-        interval_s = LONG_INTERVAL_S
+        bin_s = load.bin_s if isinstance(load, DemandSeries) else 0.0
+        interval_s = min(max(bin_s / 3, LEAST_INTERVAL_S), LONGEST_INTERVAL_S)
     if interval_s is not None and "interval_s" in knobs_of(name):
         knobs.setdefault("interval_s", str(interval_s))
     policy = make(name, knobs)

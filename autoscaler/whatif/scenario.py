@@ -156,7 +156,7 @@ class Scenario(Door):
     supply: SupplyChoice = Field(default_factory=SupplyChoice, description="GPUs and start-up.")
     faults: tuple[FaultChoice, ...] = Field((), description="What goes wrong.")
     interval_s: Seconds | None = Field(
-        None, description="Between decisions; none: the policy's own, a minute for rates over more than two days."
+        None, description="Between decisions; none: the policy's own, 60 to 200 s for rates over more than two days."
     )
     fidelity: Literal["fluid", "requests"] = Field("fluid", description="Rates (seconds a week), or every request.")
     namespace: Namespace = Field("default", description="Of pools that have none.")
