@@ -31,7 +31,7 @@ ROOMS = ("autoscaler", "forecasting", "optimizer")
 
 
 LONG_S = 2 * 86_400.0
-"""Longer loads are decided on three times a bin when they flow, but at least once in LONGEST_INTERVAL_S and at most once
+"""Longer loads are decided on three times a bin when they flow, at least once in LONGEST_INTERVAL_S and at most once
 in LEAST_INTERVAL_S: bins of minutes hold nothing faster."""
 LEAST_INTERVAL_S, LONGEST_INTERVAL_S = 60.0, 200.0
 
