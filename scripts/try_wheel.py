@@ -11,7 +11,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"autoscaler", "forecasting", "optimizer", "metrics_adapter"}
-NEEDED = ("autoscaler/shipped/status.html", "autoscaler/shipped/profiles/lead-times.yaml", "autoscaler/py.typed")
+NEEDED = (
+    "autoscaler/shipped/dashboard/dashboard.html",
+    "autoscaler/shipped/dashboard/uplot.js",
+    "autoscaler/shipped/dashboard/uplot.LICENSE",
+    "autoscaler/shipped/profiles/lead-times.yaml",
+    "autoscaler/py.typed",
+)
 
 
 def main() -> None:
