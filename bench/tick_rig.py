@@ -52,7 +52,7 @@ def instrumented(stages: Stages, source: prometheus.PrometheusSource) -> None:
         (prometheus, "assemble", "join"),
         (ticking, "saw", "memory, learning"),
         (ticking, "_demands", "demand, forecast"),
-        (ticking, "_plan", "plan"),
+        (ticking, "supply_plan", "plan"),
         (ticking, "guarded", "guards"),
         (store, "save", "save"),
         (Journal, "write", "journal"),
