@@ -114,11 +114,13 @@ def owners(serving: ServingSettings, api: Api) -> Iterator[tuple[str, bool, str]
 
 
 def registered(serving: ServingSettings) -> list[tuple[bool, str]]:
-    """For `tidegate check`: who owns our API versions, where a cluster is configured; empty elsewhere."""
+    """For `tidegate check`: who owns our API versions, where a cluster is asked; what would keep us from starting."""
     wanted = serving.authentication
-    if wanted.kubeconfig is None and wanted.context is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
+    configured = wanted.kubeconfig is not None or wanted.context is not None or "KUBERNETES_SERVICE_HOST" in os.environ
+    if not configured and wanted.mode != "delegated" and (wanted.mode == "none" or is_loopback(serving.host)):
         return []
     try:
+        delegated(serving)
         api = cluster(serving)
     except BadSettings as error:
         return [(False, str(error))]

@@ -18,26 +18,30 @@ from autoscaler.cluster.actuators import Actuators
 from autoscaler.cluster.api import Api, ApiError
 from autoscaler.cluster.audit import Audit, Events
 from autoscaler.cluster.connection import RateLimit, connect
-from autoscaler.cluster.hands import Alone, Hands
+from autoscaler.cluster.engines import Engines
+from autoscaler.cluster.hands import Hands
+from autoscaler.cluster.hands_state import Alone
 from autoscaler.cluster.live import Seen
 from autoscaler.cluster.preflight import rights, seen_well
 from autoscaler.cluster.room import Room, Sharing, look
 from autoscaler.cluster.shared import Shared
 from autoscaler.cluster.sight import SCALABLES, Sight
-from autoscaler.cluster.sight_types import PoolRole, SightRules, TargetRef
+from autoscaler.cluster.sight_types import PoolRole, SightRules, TargetRef, WeightsSight
 from autoscaler.errors import BadSettings, CannotSee
 from autoscaler.leadership import Election
 from autoscaler.model import RoleKey
 from autoscaler.profiles import load_profiles
+from autoscaler.settings_cluster import BufferSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import ExitStack
 
     from autoscaler.build import Parts
+    from autoscaler.cluster.api import Json
     from autoscaler.model import Decision
     from autoscaler.settings import Settings
-    from autoscaler.settings_cluster import Mode, WeightsSettings
+    from autoscaler.settings_cluster import Mode, ProvisionSettings, WeightsSettings
 
 log = structlog.get_logger(__name__)
 BURST = 20
@@ -116,6 +120,8 @@ def open_room(
     identity = f"{socket.gethostname()}_{uuid.uuid4()}"
     http = urllib3.PoolManager()
     stack.callback(http.clear)
+    engines = Engines(http, clock)
+    stack.callback(engines.close)
     rules = sight_rules(settings, parts)
     sight = Sight(plain, rules, clock=clock)
     election = Election(plain, own.election, own.namespace, identity, clock=clock) if own.election.enabled else None
@@ -124,12 +130,13 @@ def open_room(
     hands = Hands(
         own,
         rules,
-        Actuators(fenced, lambda: sight.served, identity, http),
+        Actuators(fenced, lambda: sight.served, identity, http, engines),
         _audit(settings),
         Events(fenced, lambda: sight.served, identity),
         leadership=election or Alone(),
         modes=modes(settings),
         workers=lambda: workers(plain, sight, own.weights),
+        buffers=lambda: buffers(plain, sight, own.provisioning),
     )
     sharing = None
     if election is not None:
@@ -187,17 +194,39 @@ def _audit(settings: Settings) -> Audit:
         raise BadSettings((f"cluster.audit_file: cannot be written: {error}",)) from None
 
 
-def workers(api: Api, sight: Sight, weights: tuple[WeightsSettings, ...]) -> Mapping[str, int]:
-    """Cache workers asked for now, by `namespace/dataset`; one that cannot be read is left out."""
+def workers(api: Api, sight: Sight, weights: tuple[WeightsSettings, ...]) -> Mapping[str, WeightsSight]:
+    """Weights caches as they are, by `namespace/dataset`; one that cannot be read is left out."""
     found = {}
     for one in weights:
-        resource = sight.served.get(kinds.RUNTIMES[one.runtime])
-        if resource is None:
+        runtime = _read(api, sight, kinds.RUNTIMES[one.runtime], one.namespace, one.dataset)
+        if runtime is None:
             continue
-        try:
-            runtime = api.get(resource, one.namespace, one.dataset)
-        except ApiError as error:
-            log.warning("a weights cache cannot be read", dataset=one.dataset, reason=error.message)
-            continue
-        found[f"{one.namespace}/{one.dataset}"] = int((runtime.get("spec") or {}).get("replicas") or 0)
+        status = (_read(api, sight, kinds.DATASETS, one.namespace, one.dataset) or {}).get("status") or {}
+        share = str((status.get("cacheStates") or {}).get("cachedPercentage", "")).removesuffix("%")
+        cached = float(share) / 100.0 if share.replace(".", "", 1).isdecimal() else None
+        asked = int((runtime.get("spec") or {}).get("replicas") or 0)
+        found[f"{one.namespace}/{one.dataset}"] = WeightsSight(asked, str(status.get("phase", "")), cached)
     return found
+
+
+def buffers(api: Api, sight: Sight, provisioning: tuple[ProvisionSettings, ...]) -> Mapping[str, int]:
+    """Replicas of the CapacityBuffers we order by, by `namespace/name`; one that cannot be read is left out."""
+    found = {}
+    for one in provisioning:
+        if isinstance(one.by, BufferSettings):
+            buffer = _read(api, sight, kinds.BUFFERS, one.by.namespace, one.by.name)
+            if buffer is not None:
+                found[f"{one.by.namespace}/{one.by.name}"] = int((buffer.get("spec") or {}).get("replicas") or 0)
+    return found
+
+
+def _read(api: Api, sight: Sight, key: str, namespace: str, name: str) -> Json | None:
+    """An object that is not watched; None, and a word about it, when it cannot be read."""
+    resource = sight.served.get(key)
+    if resource is None:
+        return None
+    try:
+        return api.get(resource, namespace, name)
+    except ApiError as error:
+        log.warning("cannot be read", kind=str(resource), namespace=namespace, name=name, reason=error.message)
+        return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ from autoscaler.errors import BadSettings
 
 if TYPE_CHECKING:
     from autoscaler.manifests import Object
+    from autoscaler.settings import Settings
 
 ConfigOption = Annotated[
     Path | None,
@@ -101,6 +104,9 @@ def apiservice(
         Path | None,
         typer.Option(help="CA (PEM) for caBundle; without it cert-manager fills it in.", show_default=False),
     ] = None,
+    self_signed: Annotated[
+        bool, typer.Option("--self-signed", help="caBundle of Tidegate's own certificate, made now if there is none.")
+    ] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="insecureSkipTLSVerify, for trials only.")] = False,
     custom: Annotated[bool, typer.Option("--custom", help="The custom metrics API, too.")] = False,
     out: OutOption = None,
@@ -108,7 +114,12 @@ def apiservice(
     """APIServices with Services and rights. Only one server may own a group: KEDA usually has the external one."""
     from autoscaler import manifests, manifests_api  # noqa: PLC0415 - as above
 
+    settings = load(config).settings
     authority = None
+    if self_signed + insecure + (ca_file is not None) > 1:
+        raise BadSettings(("--ca-file, --self-signed, --insecure: give one of them; each says how we are trusted",))
+    if self_signed:
+        authority = _own_authority(settings).encode()
     if ca_file is not None:
         try:
             authority = ca_file.read_bytes()
@@ -117,8 +128,23 @@ def apiservice(
         if b"-----BEGIN CERTIFICATE-----" not in authority:
             raise BadSettings((f"--ca-file {ca_file}: holds no PEM certificate; give the CA's",))
     place = manifests.Place(namespace, service)
-    settings = load(config).settings
     _write(manifests_api.registration(settings, place, authority, insecure=insecure, custom=custom), out)
+
+
+@app.command("ca-bundle")
+def ca_bundle(
+    config: ConfigOption = None,
+    pem: Annotated[bool, typer.Option("--pem", help="The certificate itself, not its base64.")] = False,
+) -> None:
+    """The caBundle (base64 PEM) of Tidegate's own CA, made now if there is none: for APIServices and KEDA's caCert."""
+    own = _own_authority(load(config).settings)
+    typer.echo(own if pem else base64.b64encode(own.encode()).decode("ascii"), nl=not pem)
+
+
+def _own_authority(settings: Settings) -> str:
+    from autoscaler.doors import bootstrap  # noqa: PLC0415 - as above
+
+    return bootstrap(settings, time.time()).ca_bundle
 
 
 def _write(made: list[Object], out: Path | None, note: str = "") -> None:

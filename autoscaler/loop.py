@@ -8,7 +8,7 @@ import structlog
 
 from autoscaler.errors import CannotSee
 from autoscaler.model import Decision, Observation, RoleObservation
-from autoscaler.tick import tick
+from autoscaler.tick import Stage, tick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -73,10 +73,16 @@ def run_with(
     return memory
 
 
-def run(world: World, rules: Rules, memory: Memory, record: Record) -> Memory:
-    """The loop with our own decider: `tick`."""
+def _unwatched(_ended: Stage) -> None:
+    """Nobody measures."""
+
+
+def run(
+    world: World, rules: Rules, memory: Memory, record: Record, ended: Callable[[Stage], None] = _unwatched
+) -> Memory:
+    """The loop with our own decider: `tick`, which tells `ended` where it is."""
     keys = [rule.key for rule in rules.roles]
-    return run_with(world, lambda seen, known: tick(seen, known, rules), keys, memory, record)
+    return run_with(world, lambda seen, known: tick(seen, known, rules, ended), keys, memory, record)
 
 
 def replayed(

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 CUSTOM = "custom.metrics.k8s.io"
 PRIORITY = 100
 """What everybody uses; custom v1beta2 has 200, so that it is preferred."""
-SELECTOR = {"app.kubernetes.io/name": "tidegate"}
+LABELS = {"app.kubernetes.io/name": "tidegate"}
+SELECTOR = {"app": "tidegate"}
+"""What the pods of config/kustomize carry."""
 
 
 def api_service(group: str, version: str, place: Place, ca: bytes | None, *, insecure: bool) -> Object:
@@ -26,7 +28,7 @@ def api_service(group: str, version: str, place: Place, ca: bytes | None, *, ins
     made: Object = {
         "apiVersion": "apiregistration.k8s.io/v1",
         "kind": "APIService",
-        "metadata": {"name": f"{version}.{group}", "labels": dict(SELECTOR)},
+        "metadata": {"name": f"{version}.{group}", "labels": dict(LABELS)},
         "spec": {
             "group": group,
             "version": version,
@@ -64,7 +66,7 @@ def _service(place: Place, port: int) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": place.service, "namespace": place.namespace, "labels": dict(SELECTOR)},
+        "metadata": {"name": place.service, "namespace": place.namespace, "labels": dict(LABELS)},
         "spec": {"selector": dict(SELECTOR), "ports": [{"name": "https", "port": 443, "targetPort": port}]},
     }
 
@@ -74,7 +76,7 @@ def _headless(place: Place, port: int) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": f"{place.service}-headless", "namespace": place.namespace, "labels": dict(SELECTOR)},
+        "metadata": {"name": f"{place.service}-headless", "namespace": place.namespace, "labels": dict(LABELS)},
         "spec": {
             "clusterIP": "None",
             "selector": dict(SELECTOR),
@@ -109,5 +111,11 @@ def _rights(place: Place, groups: list[str]) -> list[Object]:
                 "labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"},
             },
             "rules": [{"apiGroups": groups, "resources": ["*"], "verbs": ["get", "list"]}],
+        },
+        {
+            "apiVersion": rbac,
+            "kind": "ClusterRole",
+            "metadata": {"name": f"{place.service}-dashboard-reader"},
+            "rules": [{"nonResourceURLs": ["/dashboard/", "/dashboard/*"], "verbs": ["get"]}],
         },
     ]

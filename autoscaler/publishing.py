@@ -55,15 +55,20 @@ def wish(decided: RoleDecision, target: Target | None = None, infeasible: str | 
     )
 
 
-def gauges(decided: RoleDecision, quantile: float) -> PoolGauges:
-    """One role's reckoning as our own metrics show it."""
+def gauges(decided: RoleDecision) -> PoolGauges:
+    """One role's reckoning as our own metrics show it.
+
+    `forecast` is the load at the end of the longest lead time, labelled with the level chosen for that tier (by what
+    being short costs, or the configured one). Without a lead time it is the present load, and no forecast is shown.
+    """
+    level = decided.foreseen[-1].quantile if decided.foreseen else None
     return PoolGauges(
         decided.key.namespace,
         decided.key.pool,
         decided.key.role.value,
         demand=decided.load,
         velocity=decided.velocity.tokens if decided.velocity else None,
-        forecast={quantile: decided.forecast} if decided.forecast is not None else None,
+        forecast={level: decided.forecast} if level is not None and decided.forecast is not None else None,
         shortage=decided.shortage if decided.planned is not None else None,
         tiers=tuple(_tiers(decided)),
     )
@@ -169,7 +174,6 @@ class Publisher:
         board: Board,
         telemetry: Telemetry,
         status: Status,
-        quantile: float,
         disabled: Sequence[Wish] = (),
         chronicle: Chronicle | None = None,
         targets: Mapping[RoleKey, Target] | None = None,
@@ -179,7 +183,6 @@ class Publisher:
         self._board = board
         self._telemetry = telemetry
         self._status = status
-        self._quantile = quantile
         self._disabled = tuple(disabled)
         self._chronicle = chronicle
         self._targets = targets or {}
@@ -194,16 +197,15 @@ class Publisher:
             why = "; ".join(plan.notes) or "its bounds, stocks and budget clash"
         wishes = tuple(wish(role, self._targets.get(role.key), why) for role in decision.roles)
         self._board.publish(Published(decision.at, wishes + self._disabled))
-        plan = decision.plan
-        whole = PlanGauges(plan.cost, plan.next_best_cost) if plan is not None else None
-        self._telemetry.reckoned([gauges(role, self._quantile) for role in decision.roles], whole)
+        whole = PlanGauges(plan.cost, plan.next_best_cost, plan.gap) if plan is not None else None
+        self._telemetry.reckoned([gauges(role) for role in decision.roles], whole)
 
-    def note(self, seen: Observation, decision: Decision) -> None:
-        """Count the decision and remember it for the status page."""
+    def note(self, seen: Observation, decision: Decision, planned_s: float | None = None) -> None:
+        """Count the decision and remember it for the status page; `planned_s` is what the plan took, where known."""
         if seen.failure is not None:
             self._telemetry.source_failed(seen.source or "source")
         if decision.plan is not None:
-            self._telemetry.solved(decision.plan.status)
+            self._telemetry.solved(decision.plan.status, planned_s)
         for role in decision.roles:
             self._telemetry.decided(kind(self._before.get(str(role.key)), role))
             for name, _ in role.guards:

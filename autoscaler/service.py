@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 import gc
-import json
 import signal
+import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
 import structlog
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse, RedirectResponse
 
-from autoscaler import __version__, authority, build, store
-from autoscaler.authority import is_loopback
+from autoscaler import __version__, build, store
 from autoscaler.cluster.live import LiveWorld
 from autoscaler.dashboard.api import Dashboard
 from autoscaler.dashboard.chronicle import Chronicle, replicas_of
 from autoscaler.dashboard.replay import Replay
+from autoscaler.doors import Shown, announce, open_doors
 from autoscaler.errors import BadMemory, BadSettings
 from autoscaler.journal import Journal
-from autoscaler.keda_door import keda_door
 from autoscaler.loop import run
 from autoscaler.memory import Memory
 from autoscaler.publishing import Publisher, Status
+from autoscaler.tick import Stage
 from metrics_adapter.board import Board, Limits
-from metrics_adapter.custom import CustomMetrics
-from metrics_adapter.discovery import Discovery, Documents
-from metrics_adapter.exposition import Exposition, Telemetry
-from metrics_adapter.external import ExternalMetrics
-from metrics_adapter.gate_meter import GateCounts
-from metrics_adapter.keda_rest import KedaRest
-from metrics_adapter.server import Server, ServerError, compose
-from metrics_adapter.tls import ServingCertificate, TlsError, self_signed
+from metrics_adapter.exposition import Telemetry
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Sequence
 
     from autoscaler.build import Parts
     from autoscaler.cluster.live import Cluster
     from autoscaler.model import Decision, Observation
     from autoscaler.settings import Settings
-    from metrics_adapter.identity import Trust
-    from metrics_adapter.keda_server import KedaServer
     from metrics_adapter.signals import Group, MetricSource, Readings
 
 log = structlog.get_logger(__name__)
@@ -56,15 +44,6 @@ CACHES_S = 60.0
 """How long the first tick waits for the cluster's caches; until then the API answers 503, and an HPA holds."""
 SAVE_EVERY_S = 30.0
 """Memory is saved at most this often, and when a wish changed: a kill in between loses history, never a wish."""
-
-
-@dataclass(frozen=True, slots=True)
-class Doors:
-    """The servers, for their addresses."""
-
-    api: Server
-    status: Server
-    keda: KedaServer | None = None
 
 
 def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], float] = time.time) -> None:
@@ -80,21 +59,21 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
     """
     settings = parts.settings
     stop = Event()
-    collect_rarely()
+    calm()
     with ExitStack() as stack:
         _stop_on_signals(stop, stack)
         board = Board(Limits(settings.serving.soft_age_s, settings.serving.hard_age_s), clock)
         telemetry = Telemetry(board)
         status = Status(settings.source.kind, settings.loop.interval_s, clock())
         chronicle = _chronicle(parts, clock())
-        doors = _open_doors(settings, board, telemetry, status, _dashboard(settings, chronicle, stack), stack, clock)
+        shown = _dashboard(settings, chronicle, stack)
+        doors = open_doors(settings, Shown(board, telemetry, status, shown), stack, clock)
         source = build.source(settings, clock)
         stack.callback(source.close)
         publisher = Publisher(
             board,
             telemetry,
             status,
-            settings.forecast.quantile,
             parts.disabled,
             chronicle,
             build.aims(settings),
@@ -103,7 +82,7 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
         recorder = Recorder(settings, publisher, telemetry, clock)
         memory = build.recalled(recorder.restored(), source, parts, clock())
         if ready_file is not None:
-            _announce(ready_file, doors)
+            announce(ready_file, doors)
         log.info(
             "tidegate runs", version=__version__, source=source.name, api=doors.api.url, status=doors.status.url,
             roles=len(parts.groups), interval_s=settings.loop.interval_s,
@@ -112,7 +91,7 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
         world = LiveWorld(
             Timed(source, recorder.watch),
             parts.groups,
-            publisher.publish,
+            recorder.publish,
             clock=clock,
             interval_s=settings.loop.interval_s,
             stop=stop,
@@ -121,7 +100,7 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
             starts=build.replica_starts(settings, source),
             cluster=cluster,
         )
-        final = run(world, parts.rules, memory, recorder)
+        final = run(world, parts.rules, memory, recorder, recorder.watch.ended)
         recorder.close(final)
         log.info("tidegate ends", ticks=status.plain()["ticks"])
 
@@ -140,6 +119,21 @@ def _cluster(
     return room
 
 
+SWITCH_S = 0.0005
+
+
+def calm() -> None:
+    """Keep the loop from holding up the doors: they share one interpreter, and an answer takes its lock several times.
+
+    Beside a tick that computes, each of these waits for up to the switch interval: at Python's 5 ms an answer took
+    25 ms. What exists before the first tick is never looked through for reference cycles again.
+    """
+    collect_rarely()
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_S)
+
+
 def collect_rarely() -> None:
     """Let Python look for reference cycles less often: 100,000 new objects apart instead of 700.
 
@@ -156,14 +150,26 @@ def _stop_on_signals(stop: Event, stack: ExitStack) -> None:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """When the present tick began, and how long looking took (monotonic seconds)."""
+    """Seconds by stage of the present tick; each stage ends where the next begins."""
 
-    began: float = 0.0
-    observed: float = 0.0
+    last: float | None = None
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """A tick begins."""
+        self.last = time.monotonic()
+        self.spent = {}
+
+    def ended(self, stage: str) -> None:
+        """The time since the last end was this stage's."""
+        now = time.monotonic()
+        if self.last is not None:
+            self.spent[str(stage)] = self.spent.get(str(stage), 0.0) + now - self.last
+        self.last = now
 
 
 class Timed:
-    """A source that notes how long a look took, for the tick's stage times."""
+    """A source whose reading is where a tick begins, for its stage times."""
 
     def __init__(self, source: MetricSource, watch: Stopwatch) -> None:
         self.name = source.name
@@ -171,12 +177,9 @@ class Timed:
         self._watch = watch
 
     def read(self, now: float, groups: Sequence[Group]) -> Readings:
-        """As the source's, timed."""
-        self._watch.began = time.monotonic()
-        try:
-            return self._source.read(now, groups)
-        finally:
-            self._watch.observed = time.monotonic() - self._watch.began
+        """As the source's."""
+        self._watch.begin()
+        return self._source.read(now, groups)
 
     def close(self) -> None:
         """Close the source."""
@@ -216,7 +219,7 @@ class Recorder:
         changed = list(self._publisher.changes(decision))
         for role in changed:
             log.info("wish", role=str(role.key), desired=role.desired, why=role.sentence)
-        self._publisher.note(seen, decision)
+        self._publisher.note(seen, decision, self.watch.spent.get(Stage.PLAN))
         try:
             if self._journal is not None:
                 self._journal.write(seen, decision)
@@ -224,9 +227,16 @@ class Recorder:
                 self.save(memory)
         except OSError as error:
             log.warning("cannot write down the tick; deciding goes on", reason=str(error))
-        spent = time.monotonic() - self.watch.began
-        stages = {"observe": self.watch.observed, "decide": max(spent - self.watch.observed, 0.0)}
-        self._telemetry.ticked(stages, blind=decision.blind)
+        self.watch.ended("record")
+        spent = self.watch.spent
+        deciding = sum(seconds for stage, seconds in spent.items() if stage != Stage.OBSERVE)
+        self._telemetry.ticked({**spent, "decide": deciding}, blind=decision.blind)
+
+    def publish(self, decision: Decision) -> None:
+        """Publish what was decided and written down."""
+        began = time.monotonic()
+        self._publisher.publish(decision)
+        self._telemetry.staged("publish", time.monotonic() - began)
 
     def close(self, memory: Memory) -> None:
         """Save for the next process; a disk that is full then costs history, not a clean end."""
@@ -251,34 +261,6 @@ def _journal(settings: Settings) -> Journal | None:
         raise BadSettings((f"loop.journal_file: cannot be written: {error}",)) from None
 
 
-def metrics_apis(
-    settings: Settings, board: Board, telemetry: Telemetry
-) -> tuple[Documents, ExternalMetrics, CustomMetrics]:
-    """Discovery and the metrics APIs. Raises ValueError for groups that cannot be."""
-    serving = settings.serving
-    shown = Discovery(serving.discovery)
-    external = ExternalMetrics(board, telemetry, serving.group, shown)
-    custom = CustomMetrics(board, telemetry, serving.custom_group, shown)
-    documents = Documents((external.described(), custom.described()))
-    return documents, external, custom
-
-
-def _certificate(
-    settings: Settings, clock: Callable[[], float], trust: Callable[[], Trust | None] | None = None
-) -> ssl.SSLContext:
-    tls = settings.serving.tls
-    try:
-        if tls.cert_file is not None and tls.key_file is not None:
-            return ServingCertificate(Path(tls.cert_file), Path(tls.key_file), clock, trust=trust).context
-        directory = Path(tls.directory)
-        made = self_signed(directory, tls.names, clock())
-        return ServingCertificate(
-            made.cert, made.key, clock, lambda: self_signed(directory, tls.names, clock()), trust
-        ).context
-    except TlsError as error:
-        raise BadSettings((f"serving.tls: {error}",)) from None
-
-
 def _chronicle(parts: Parts, now: float) -> Chronicle:
     settings = parts.settings
     prices = {rung.accelerator: rung.price_per_gpu_hour for rung in parts.rules.supply}
@@ -288,63 +270,7 @@ def _chronicle(parts: Parts, now: float) -> Chronicle:
 
 def _dashboard(settings: Settings, chronicle: Chronicle, stack: ExitStack) -> Dashboard:
     journal = settings.loop.journal_file
-    found = Dashboard(chronicle, Replay(Path(journal), chronicle.replicas) if journal else None)
+    replay = Replay(Path(journal), chronicle.replicas) if journal else None
+    found = Dashboard(chronicle, replay, None if settings.profiles_dir is None else str(settings.profiles_dir))
     stack.callback(found.close)
     return found
-
-
-def _open_doors(
-    settings: Settings,
-    board: Board,
-    telemetry: Telemetry,
-    status: Status,
-    dashboard: Dashboard,
-    stack: ExitStack,
-    clock: Callable[[], float],
-) -> Doors:
-    serving = settings.serving
-    try:
-        documents, external, custom = metrics_apis(settings, board, telemetry)
-        gated = authority.opened(serving, GateCounts(telemetry.registry), stack)
-        gate, trust = (gated[0], gated[1].trust) if gated else (None, None)
-        own = Exposition(board, telemetry).router()
-        rest = KedaRest(board, telemetry).router()
-        app = compose([documents.router(), own, rest], telemetry, gate, [external, custom])
-        api = Server(app, serving.host, serving.port, _certificate(settings, clock, trust))
-        shown = [status_router(status)]
-        if serving.dashboard == "open" or is_loopback(serving.status_host):
-            shown.append(dashboard.router())
-        plain = Server(compose([own, *shown], telemetry), serving.status_host, serving.status_port)
-        scaler = keda_door(serving, board, telemetry, stack, clock)
-        stack.enter_context(api)
-        stack.enter_context(plain)
-    except (ServerError, ValueError) as error:
-        raise BadSettings((f"serving: {error}",)) from None
-    return Doors(api, plain, scaler)
-
-
-def status_router(status: Status) -> APIRouter:
-    """The state as one JSON document, and the way to the dashboard."""
-    router = APIRouter(redirect_slashes=False)
-
-    async def home(_request: object) -> RedirectResponse:
-        return RedirectResponse("dashboard/")
-
-    async def data(_request: object) -> JSONResponse:
-        return JSONResponse(status.plain(), headers={"Cache-Control": "no-store"})
-
-    router.add_route("/", home, methods=["GET", "HEAD"])
-    router.add_route("/status.json", data, methods=["GET", "HEAD"])
-    return router
-
-
-def _announce(path: Path, doors: Doors) -> None:
-    part = path.with_name(path.name + ".part")
-    addresses = {"api": doors.api.url, "status": doors.status.url}
-    if doors.keda is not None:
-        addresses["keda"] = doors.keda.address
-    try:
-        part.write_text(json.dumps(addresses), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise BadSettings((f"--ready-file: cannot be written: {error}",)) from None

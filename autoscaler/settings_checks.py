@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from autoscaler.model import Role
     from autoscaler.settings import PoolSettings, Settings
+    from autoscaler.settings_cluster import ClusterSettings
 
 KUBE_STATE_KINDS = ("Deployment", "StatefulSet")
 """What kube-state-metrics 2.x counts replicas of."""
@@ -116,6 +117,22 @@ def _uncounted(settings: Settings) -> Iterator[str]:
                 )
 
 
+def _by_pool(own: ClusterSettings, pools: set[tuple[str, str]]) -> Iterator[str]:
+    """What is said of single pools."""
+    for name in ("release", "images", "sources"):
+        for index, one in enumerate(getattr(own, name)):
+            where = f"cluster.{name}[{index}].pool"
+            if (one.namespace, one.pool) not in pools:
+                yield f"{where}: there is no pool {one.namespace}/{one.pool}; name one of `pools`"
+            if any((one.namespace, one.pool) == (other.namespace, other.pool) for other in getattr(own, name)[:index]):
+                yield f"{where}: {one.namespace}/{one.pool} is listed already"
+    if own.actuator == "metrics" and any(one.drain_s or one.asleep for one in own.release):
+        yield (
+            "cluster.release: an HPA that follows the number deletes pods at once, drained or not; "
+            "draining and sleeping need actuator scale or clamp"
+        )
+
+
 def _acted_on(settings: Settings) -> Iterator[str]:
     """What hands in the cluster need to know."""
     own = settings.cluster
@@ -129,6 +146,7 @@ def _acted_on(settings: Settings) -> Iterator[str]:
         if any(ordered.accelerator == other.accelerator for other in own.provisioning[:index]):
             yield f"{where}: {ordered.accelerator!r} is listed already; one way of ordering per accelerator"
     pools = {(pool.namespace, pool.name) for pool in settings.pools}
+    yield from _by_pool(own, pools)
     for index, kept in enumerate(own.weights):
         if (kept.namespace, kept.pool) not in pools:
             yield f"cluster.weights[{index}].pool: there is no pool {kept.namespace}/{kept.pool}; name one of `pools`"

@@ -74,7 +74,7 @@ class Rig:
         board = Board(Limits(settings.serving.soft_age_s, settings.serving.hard_age_s), time.time)
         telemetry = Telemetry(board)
         status = Status("prometheus", settings.loop.interval_s, time.time())
-        publisher = Publisher(board, telemetry, status, settings.forecast.quantile, parts.disabled)
+        publisher = Publisher(board, telemetry, status, parts.disabled)
         self.recorder = service.Recorder(settings, publisher, telemetry, time.time)
         self.world = LiveWorld(
             service.Timed(self.source, self.recorder.watch),

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -252,6 +253,7 @@ def _frozen(found: Mapping[_Key, list[Wish]]) -> Mapping[_Key, tuple[Wish, ...]]
     return MappingProxyType({key: tuple(wishes) for key, wishes in found.items()})
 
 
+@lru_cache(maxsize=16)
 def timestamp(at: float) -> str:
     """Unix seconds as Kubernetes writes them: RFC 3339, UTC, whole seconds."""
     return datetime.fromtimestamp(math.floor(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from metrics_adapter.exposition_plan import plan_families, shortage_family, tier
 from metrics_adapter.wire import READ_ONLY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from starlette.requests import Request
 
@@ -56,10 +57,15 @@ class PathClass(StrEnum):
 
 def path_class(path: str) -> PathClass:
     """The class of a decoded path."""
+    if path.startswith("/apis/"):
+        return PathClass.DISCOVERY if path.count("/") <= 3 else PathClass.EXTERNAL  # noqa: PLR2004 - apis, group, version
     parts = path.split("/")[1:]
-    if parts[:1] == ["apis"]:
-        return PathClass.DISCOVERY if len(parts) <= 3 else PathClass.EXTERNAL  # noqa: PLR2004 - apis, group, version
-    alone = {"healthz": PathClass.HEALTH, "readyz": PathClass.HEALTH, "livez": PathClass.HEALTH}
+    alone = {
+        "apis": PathClass.DISCOVERY,
+        "healthz": PathClass.HEALTH,
+        "readyz": PathClass.HEALTH,
+        "livez": PathClass.HEALTH,
+    }
     if len(parts) == 1 and parts[0] in {*alone, "metrics"}:
         return alone.get(parts[0], PathClass.METRICS)
     trees = {"keda": PathClass.KEDA, "openapi": PathClass.OPENAPI}
@@ -97,7 +103,7 @@ class Telemetry:
         self._blind = Counter("tidegate_blind_ticks", "Ticks in which at least one pool was blind.", registry=into)
         self._stages = Histogram(
             "tidegate_tick_stage_seconds",
-            "Seconds spent in each stage of a tick.",
+            "Seconds spent in each stage of a tick; decide is all from learn to record.",
             ["stage"],
             buckets=STAGE_BUCKETS,
             registry=into,
@@ -109,10 +115,10 @@ class Telemetry:
         self._solver = Histogram(
             "tidegate_solver_seconds", "Seconds the solver took.", buckets=STAGE_BUCKETS, registry=into
         )
-        self._requests = Counter(
+        requests = Counter(
             "tidegate_api_requests", "Requests by class of path and code.", ["path", "code"], registry=into
         )
-        self._request_seconds = Histogram(
+        request_seconds = Histogram(
             "tidegate_api_request_seconds", "Seconds per request.", ["path"], buckets=REQUEST_BUCKETS, registry=into
         )
         self._rpcs = Counter(
@@ -125,17 +131,25 @@ class Telemetry:
             buckets=REQUEST_BUCKETS,
             registry=into,
         )
-        self._answers = Counter("tidegate_answers", "Metric answers by freshness.", ["freshness"], registry=into)
+        answers = Counter("tidegate_answers", "Metric answers by freshness.", ["freshness"], registry=into)
+        # Finding a labelled child takes as long as a tenth of an answer; there are few of them.
+        self._requests = lru_cache(lambda path, code: requests.labels(path.value, str(code)))
+        self._request_seconds = lru_cache(lambda path: request_seconds.labels(path.value))
+        self._answers = lru_cache(lambda freshness: answers.labels(freshness.value))
         self._refusals = Counter("tidegate_refusals", "Refused metric answers by kind.", ["kind"], registry=into)
         into.register(_FromBoard(board, self))
 
     def ticked(self, stages: Mapping[str, float], *, blind: bool = False) -> None:
         """One tick ended; `stages` holds the seconds of each stage, `blind` whether any pool could not be seen."""
         for stage, seconds in stages.items():
-            self._stages.labels(self._bounded("stage", stage)).observe(seconds)
+            self.staged(stage, seconds)
         self._ticks.inc()
         if blind:
             self._blind.inc()
+
+    def staged(self, stage: str, seconds: float) -> None:
+        """One stage ended; for those that are outside the count of ticks."""
+        self._stages.labels(self._bounded("stage", stage)).observe(seconds)
 
     def decided(self, kind: str) -> None:
         """One decision of this kind ("up", "down", "hold", …)."""
@@ -162,8 +176,8 @@ class Telemetry:
 
     def request(self, path: PathClass, code: int, seconds: float) -> None:
         """One answered request."""
-        self._requests.labels(path.value, str(code)).inc()
-        self._request_seconds.labels(path.value).observe(seconds)
+        self._requests(path, code).inc()
+        self._request_seconds(path).observe(seconds)
 
     def rpc(self, method: str, code: str, seconds: float) -> None:
         """One finished call of KEDA's scaler."""
@@ -172,7 +186,7 @@ class Telemetry:
 
     def served(self, freshness: Freshness) -> None:
         """One answer with numbers read from the board."""
-        self._answers.labels(freshness.value).inc()
+        self._answers(freshness).inc()
 
     def refused(self, kind: RefusalKind) -> None:
         """One answer refused by the board."""
@@ -286,6 +300,8 @@ class Exposition:
 
     board: Board
     telemetry: Telemetry
+    unready: Callable[[], str | None] | None = None
+    """Why this server cannot do its work although decisions are there; None while it can."""
 
     def router(self) -> APIRouter:
         """Routes for `server.compose`."""
@@ -315,4 +331,7 @@ class Exposition:
                 "not ready: no decision yet, the loop has not finished its first tick\n",
                 status_code=HTTPStatus.SERVICE_UNAVAILABLE,
             )
+        why = self.unready() if self.unready is not None else None
+        if why is not None:
+            return PlainTextResponse(f"not ready: {why}\n", status_code=HTTPStatus.SERVICE_UNAVAILABLE)
         return PlainTextResponse("ok")

@@ -21,11 +21,11 @@ import structlog
 
 from metrics_adapter.identity import (
     ALWAYS_ALLOWED,
-    MASTERS,
     AuthorityError,
+    HeaderReader,
     Verdict,
     attributes_of,
-    without_identity,
+    known,
 )
 from metrics_adapter.wire import status
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from metrics_adapter.client_certificates import ClientCertificate
-    from metrics_adapter.identity import Authority, Identity, Trust, TrustSource
+    from metrics_adapter.identity import Authority, Identity, Known, Trust, TrustSource
 
 _log = structlog.get_logger(__name__)
 _Value = TypeVar("_Value")
@@ -151,16 +151,36 @@ class Gate:
             self._limits, self._pool, clock, lambda said: self._limits.allow if said.allowed else self._limits.deny
         )
         self._said: dict[Outcome, tuple[float, int]] = {}
+        self._reader = HeaderReader(None)
 
     def close(self) -> None:
         """End the threads; questions that still wait are dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def admits(self, scope: Scope) -> Outcome | None:
+        """How this request comes in, where that is remembered; None where `refusal` has to find out. Counts nothing."""
+        shown: ClientCertificate | None = scope.get("extensions", {}).get(CLIENT)
+        trust = self._trust.trust()
+        if shown is None or trust is None or not _vouched(shown, trust):
+            return None
+        found = self._reading(trust).identity(scope["headers"])
+        if found is None:
+            return None
+        if not found.master:
+            verdict = self._verdicts.known((found.key, attributes_of(scope["path"])))
+            if verdict is None or not verdict.allowed:
+                return None
+        return Outcome.FRONT_PROXY
+
+    def let_in(self, outcome: Outcome) -> None:
+        """Count a request that `admits` let in."""
+        self._meter.admitted(outcome)
+
     async def refusal(self, scope: Scope) -> Response | None:
         """Why this request is not let in; None when it is. Identity headers are gone from the scope afterwards."""
         headers = scope["headers"]
         trust = self._trust.trust()
-        scope["headers"] = without_identity(headers, trust)
+        scope["headers"] = self._reading(trust).without_identity(headers)
         if scope["path"] in ALWAYS_ALLOWED:
             return None
         try:
@@ -169,14 +189,19 @@ class Gate:
                 found, outcome, why = await self._by_token(headers, outcome, why)
             if found is None:
                 return self._turn_away(outcome, HTTPStatus.UNAUTHORIZED, why)
-            return await self._authorise(found.authenticated(), scope["path"], outcome)
+            return await self._authorise(found, scope["path"], outcome)
         except AuthorityError as error:
             why = f"the request could not be checked: {error}"
             return self._turn_away(Outcome.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE, why)
 
+    def _reading(self, trust: Trust | None) -> HeaderReader:
+        if self._reader.trust is not trust:
+            self._reader = HeaderReader(trust)
+        return self._reader
+
     def _proxied(
         self, headers: list[tuple[bytes, bytes]], scope: Scope, trust: Trust | None
-    ) -> tuple[Identity | None, Outcome, str]:
+    ) -> tuple[Known | None, Outcome, str]:
         shown: ClientCertificate | None = scope.get("extensions", {}).get(CLIENT)
         if shown is None:
             return None, Outcome.NO_CREDENTIALS, "neither a client certificate nor a bearer token was given"
@@ -185,7 +210,7 @@ class Gate:
         outcome, why = self._certificate_problem(shown, trust)
         if why:
             return None, outcome, why
-        found = trust.identity(headers)
+        found = self._reading(trust).identity(headers)
         if found is None:
             return None, Outcome.NO_USER, "the front proxy named no user"
         return found, Outcome.FRONT_PROXY, ""
@@ -203,7 +228,7 @@ class Gate:
 
     async def _by_token(
         self, headers: list[tuple[bytes, bytes]], outcome: Outcome, why: str
-    ) -> tuple[Identity | None, Outcome, str]:
+    ) -> tuple[Known | None, Outcome, str]:
         given = next((value for name, value in headers if name.lower() == b"authorization"), b"").decode("latin-1")
         if not given.lower().startswith(_BEARER):
             return None, outcome, why
@@ -211,20 +236,20 @@ class Gate:
         if not token or len(token) > MAX_TOKEN or not token.isascii():
             return None, Outcome.BAD_TOKEN, "the bearer token is none"
         key = hashlib.sha256(token.encode()).digest()
-        known = self._tokens.known(key)
-        if known is None:
-            known = await self._tokens.ask(key, lambda: (self._authority.review(token),))
-        (found,) = known
+        reviewed = self._tokens.known(key)
+        if reviewed is None:
+            reviewed = await self._tokens.ask(key, lambda: (self._authority.review(token),))
+        (found,) = reviewed
         if found is None:
             return None, Outcome.BAD_TOKEN, "the bearer token is not valid in this cluster"
-        return found, Outcome.TOKEN, ""
+        return known(found.authenticated()), Outcome.TOKEN, ""
 
-    async def _authorise(self, who: Identity, path: str, outcome: Outcome) -> Response | None:
-        if MASTERS in who.groups:
+    async def _authorise(self, found: Known, path: str, outcome: Outcome) -> Response | None:
+        if found.master:
             self._meter.admitted(outcome)
             return None
-        wanted = attributes_of(path)
-        key = (who.key(), wanted)
+        who, wanted = found.who, attributes_of(path)
+        key = (found.key, wanted)
         verdict = self._verdicts.known(key)
         if verdict is None:
             verdict = await self._verdicts.ask(key, lambda: self._authority.decide(who, wanted))
@@ -248,3 +273,13 @@ class Gate:
             said.headers["WWW-Authenticate"] = "Bearer"
             said.headers["Connection"] = "close"  # the next one is checked against today's authorities
         return said
+
+
+def _vouched(shown: ClientCertificate, trust: Trust) -> bool:
+    """Whether nothing is wrong with this certificate; `Gate` finds out what is."""
+    return (
+        shown.problem is None
+        and shown.common_name is not None
+        and trust.vouches(shown.generation)
+        and (not trust.allowed_names or shown.common_name in trust.allowed_names)
+    )

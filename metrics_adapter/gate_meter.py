@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge
@@ -16,9 +17,10 @@ class GateCounts:
     """A `GateMeter` on a registry; labels are bounded by `Outcome`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._admitted = Counter(
+        admitted = Counter(
             "tidegate_api_admitted", "Requests let in, by how they were authenticated.", ["by"], registry=registry
         )
+        self._admitted = lru_cache(lambda outcome: admitted.labels(outcome.value))
         self._refused = Counter(
             "tidegate_api_turned_away", "Requests refused at the gate, by reason.", ["reason"], registry=registry
         )
@@ -35,7 +37,7 @@ class GateCounts:
 
     def admitted(self, outcome: Outcome) -> None:
         """One request let in."""
-        self._admitted.labels(outcome.value).inc()
+        self._admitted(outcome).inc()
 
     def turned_away(self, outcome: Outcome) -> None:
         """One request refused."""

@@ -128,18 +128,54 @@ class Trust:
         return Identity(user, _first(fields, self.uid_headers), groups, MappingProxyType(extra))
 
 
+class HeaderReader:
+    """What one trust makes of headers, remembered: a kube-apiserver names the same few users all day."""
+
+    def __init__(self, trust: Trust | None) -> None:
+        self.trust = trust
+        names = trust.names if trust is not None else _is_identity
+        self._carries = lru_cache(maxsize=_REMEMBERED)(lambda name: names(name.decode("latin-1").lower()))
+        self._read = lru_cache(maxsize=_REMEMBERED)(self._reading)
+
+    def identity(self, headers: Iterable[tuple[bytes, bytes]]) -> Known | None:
+        """The authenticated user these headers name; None when they name none."""
+        carried = tuple([header for header in headers if self._carries(header[0])])
+        if sum(len(value) for _, value in carried) > _LONG:
+            return self._reading(carried)
+        return self._read(carried)
+
+    def without_identity(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """The headers without those that name a user."""
+        return [header for header in headers if not self._carries(header[0])]
+
+    def _reading(self, carried: tuple[tuple[bytes, bytes], ...]) -> Known | None:
+        found = self.trust.identity(carried) if self.trust is not None else None
+        return None if found is None else known(found.authenticated())
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An identity with what it is remembered by."""
+
+    who: Identity
+    key: tuple[object, ...]
+    master: bool
+
+
+def known(who: Identity) -> Known:
+    """An identity, its key, and whether it may do anything."""
+    return Known(who, who.key(), MASTERS in who.groups)
+
+
+_REMEMBERED = 1024
+_LONG = 2048
+"""Bytes of identity headers beyond which a reading is not kept: nobody's headers fill our memory."""
 _IDENTITY_PREFIXES = ("x-remote-extra-",)
 _IDENTITY_HEADERS = frozenset({"x-remote-user", "x-remote-group", "x-remote-uid"})
 
 
 def _is_identity(header: str) -> bool:
     return header in _IDENTITY_HEADERS or header.startswith(_IDENTITY_PREFIXES)
-
-
-def without_identity(headers: list[tuple[bytes, bytes]], trust: Trust | None) -> list[tuple[bytes, bytes]]:
-    """The headers without those that name a user."""
-    carries = trust.names if trust is not None else _is_identity
-    return [(name, value) for name, value in headers if not carries(name.decode("latin-1").lower())]
 
 
 def _first(fields: Iterable[tuple[str, str]], wanted: tuple[str, ...]) -> str:

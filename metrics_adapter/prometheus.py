@@ -148,15 +148,25 @@ class PrometheusSource:
         return [(item["metric"], [(float(t), float(v)) for t, v in item["values"]]) for item in result]
 
     def history(
-        self, groups: Sequence[Group], signals: Collection[Signal], start: float, end: float, step: float
+        self,
+        groups: Sequence[Group],
+        signals: Collection[Signal],
+        start: float,
+        end: float,
+        step: float,
+        window_s: float | None = None,
     ) -> dict[Signal, dict[str, list[tuple[float, float]]]]:
-        """What signals were over time: (Unix time, value) by signal and group's key. Raises SourceError."""
+        """What signals were over time: (Unix time, value) by signal and group's key. Raises SourceError.
+
+        Rates are over `window_s`; None: the source's own window.
+        """
         look = _Look(end, self._deadline())
         usable = [group for group in groups if self._usable(group, look)]
         found: dict[Signal, dict[str, list[tuple[float, float]]]] = {}
         for signal in signals if usable else ():
             scope = self._scope(usable)
-            if text := queries.signal_query(self._vocabularies(look, scope), signal, scope):
+            wider = scope if window_s is None else replace(scope, window_s=window_s)
+            if text := queries.signal_query(self._vocabularies(look, scope), signal, wider):
                 rows = self.range(text, start, end, max(step, (end - start) / MOST_POINTS))
                 found[signal] = joined(rows, usable, scope.labels)
         return found

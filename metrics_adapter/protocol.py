@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from metrics_adapter.client_certificates import PeerObject
 from metrics_adapter.gate import CLIENT
@@ -16,7 +17,8 @@ from metrics_adapter.wire import status
 if TYPE_CHECKING:
     import asyncio
 
-    from starlette.types import ASGIApp
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Scope
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from metrics_adapter.client_certificates import ClientCertificate
@@ -65,17 +67,33 @@ class Room:
         self.present.pop(who, None)
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with what it leaves open: sizes and duration of a request, Status answers, the TLS client."""
+class Prompt(Protocol):
+    """Whoever answers some requests without waiting for anything."""
 
-    def __init__(self, *args: Any, limits: ServerLimits, room: Room, **kwargs: Any) -> None:
+    def at_once(self, scope: Scope, /) -> Response | None:
+        """The response; None where the ASGI app has to give it."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with what it leaves open: sizes and duration of a request, Status answers, the TLS client.
+
+    What `prompt` answers is written as soon as the request is complete, without a task.
+    """
+
+    def __init__(
+        self, *args: Any, limits: ServerLimits, room: Room, prompt: Prompt | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
         self._room = room
+        self._prompt = prompt
+        self._ready: Response | None = None
         self._usual_app = self.app
         self._head = 0
         self._body = 0
         self._in_head = True
+        self._in_message = False
+        self._completed = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._client: ClientCertificate | None = None
 
@@ -102,11 +120,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count the head as it comes in: the parser itself would keep on buffering."""
-        self._arm()
         self._head += len(data) if self._in_head else 0
+        before = self._completed
         super().data_received(data)
+        if self._in_message or self._completed == before:  # not for a request that came in one piece: most do
+            self._arm()
         if self._in_head and self._head > self._limits.head and not self.transport.is_closing():
             self._hang_up()
+
+    def on_message_begin(self) -> None:
+        """A request begins, and with it its time."""
+        self._in_message = True
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Choose who answers: the app, or a refusal."""
@@ -122,6 +147,9 @@ class BoundedProtocol(HttpToolsProtocol):
             )
         else:
             self.app = self._usual_app
+            self._ready = self._prompt_answer()
+            if self._ready is not None:
+                return
         super().on_headers_complete()
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False  # the parser reads nothing more after a request to change the protocol
@@ -137,12 +165,36 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         self._in_head = True
         self._head = 0
+        self._in_message = False
+        self._completed += 1
         self._room.asked(self)
-        super().on_message_complete()
+        ready, self._ready = self._ready, None
+        if ready is None:
+            super().on_message_complete()
+        elif not self.transport.is_closing():
+            self.transport.write(_as_bytes(ready, self.server_state.default_headers))
+            self.on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with a Status as well."""
         self._send_refusal(HTTPStatus.BAD_REQUEST, msg)
+
+    def _prompt_answer(self) -> Response | None:
+        """The answer that needs no task; None for what is out of the ordinary, and while another is being given."""
+        parser = self.parser
+        if self._prompt is None or self.answering or self.pipeline or self.flow.write_paused:
+            return None
+        if self.expect_100_continue or parser.get_http_version() != "1.1" or parser.get_method() != b"GET":
+            return None
+        if not parser.should_keep_alive() or parser.should_upgrade():
+            return None
+        url = httptools.parse_url(self.url)
+        scope = cast("dict[str, Any]", self.scope)
+        scope["method"] = "GET"
+        scope["raw_path"] = url.path
+        scope["path"] = url.path.decode("ascii")
+        scope["query_string"] = url.query or b""
+        return self._prompt.at_once(scope)
 
     def _hang_up(self) -> None:
         self._send_refusal(
@@ -167,6 +219,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._deadline = None
         self.transport.abort()
+
+
+def _as_bytes(response: Response, more: list[tuple[bytes, bytes]]) -> bytes:
+    parts = [STATUS_LINE[response.status_code]]
+    for name, value in (*more, *response.raw_headers):
+        parts += (name, b": ", value, b"\r\n")
+    return b"".join((*parts, b"\r\n", response.body))
 
 
 def _closing(code: HTTPStatus, message: str) -> ASGIApp:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import resource
 import socket
 import threading
-import time
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol, Self, cast
-from urllib.parse import unquote_to_bytes
+from typing import TYPE_CHECKING, Self, cast
 
 import structlog
 import uvicorn
@@ -24,9 +21,9 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from metrics_adapter.exposition import PathClass, path_class
+from metrics_adapter.guard import BROKEN, Guard
 from metrics_adapter.protocol import BoundedProtocol, Room, ServerLimits
-from metrics_adapter.wire import READ_ONLY, status
+from metrics_adapter.wire import status
 
 if TYPE_CHECKING:
     import ssl
@@ -35,34 +32,17 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from metrics_adapter.gate import Gate
+    from metrics_adapter.guard import Direct, RequestMeter
 
 _log = structlog.get_logger(__name__)
 
 LARGEST_PORT = 65535
 MOST_FILES = 65536
 _POLL = 0.005
-_PLAIN = re.compile(rb"[A-Za-z0-9/._*~:@-]*")
-_HEX = frozenset("0123456789abcdefABCDEF")
-_FIRST_PRINTABLE = 0x20
-_DELETE = 0x7F
 _CLIENT_FAULTS = ("Invalid HTTP request", "Unsupported upgrade")
-
-
-class RequestMeter(Protocol):
-    """Whoever counts requests."""
-
-    def request(self, path: PathClass, code: int, seconds: float) -> None:
-        """One answered request."""
-
-
-class Direct(Protocol):
-    """What is asked often, and so answered ahead of the routes: at 1,500 requests/s those take half of the time."""
-
-    def direct(self, path: str, query: bytes, /) -> Response | None:
-        """The response; None when this path is another's. Never waits."""
 
 
 class ServerError(Exception):
@@ -71,15 +51,15 @@ class ServerError(Exception):
 
 def compose(
     routers: Sequence[APIRouter], meter: RequestMeter, gate: Gate | None = None, direct: Sequence[Direct] = ()
-) -> FastAPI:
+) -> Guard:
     """An app of these routers, behind a gate; what they do not serve is a 404 Status, what they break a 500 Status."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_middleware(_Guard, meter=meter, gate=gate, direct=tuple(direct))
+    app.add_exception_handler(Exception, _failed)
     for router in routers:
         app.include_router(router)
-    return app
+    return Guard(app, meter, gate, tuple(direct))
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
@@ -89,84 +69,14 @@ async def _refused(_request: Request, error: Exception) -> Response:
     return status(code, str(getattr(error, "detail", error)))
 
 
+async def _failed(_request: Request, _error: Exception) -> Response:
+    return status(HTTPStatus.INTERNAL_SERVER_ERROR, BROKEN)  # the guard logs it
+
+
 async def _invalid(_request: Request, error: Exception) -> Response:
     problems = error.errors() if isinstance(error, RequestValidationError) else ()
     told = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems)
     return status(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(told))
-
-
-class _Guard:
-    """ASGI middleware around all routes: method, path, who asks, unexpected errors, count."""
-
-    def __init__(self, app: ASGIApp, meter: RequestMeter, gate: Gate | None, direct: tuple[Direct, ...]) -> None:
-        self._app = app
-        self._direct = direct
-        self._gate = gate
-        self._meter = meter
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        code = 0
-
-        async def noting(message: Message) -> None:
-            nonlocal code
-            if message["type"] == "http.response.start":
-                code = message["status"]
-            await send(message)
-
-        refusal = _method_refusal(scope) or _path_refusal(scope)
-        try:
-            if refusal is None and self._gate is not None:
-                refusal = await self._gate.refusal(scope)
-            if refusal is None:
-                refusal = self._answered(scope)
-            await (refusal or self._app)(scope, receive, noting)
-        except Exception:  # noqa: BLE001 - the last line of defence: any bug in a route becomes a 500 Status and a log entry
-            _log.exception("request failed", path=scope["path"])
-            if not code:
-                why = "internal error while answering; the reason is in Tidegate's log"
-                await status(HTTPStatus.INTERNAL_SERVER_ERROR, why)(scope, receive, noting)
-        finally:
-            self._meter.request(path_class(scope["path"]), code, time.perf_counter() - began)
-
-    def _answered(self, scope: Scope) -> Response | None:
-        for one in self._direct:
-            response = one.direct(scope["path"], scope["query_string"])
-            if response is not None:
-                return response
-        return None
-
-
-def _method_refusal(scope: Scope) -> Response | None:
-    if scope["method"] in READ_ONLY:
-        return None
-    response = status(
-        HTTPStatus.METHOD_NOT_ALLOWED, f"{scope['method']} is not allowed: this server only answers reads"
-    )
-    response.headers["Allow"] = ", ".join(READ_ONLY)
-    return response
-
-
-def _path_refusal(scope: Scope) -> Response | None:
-    """Paths whose decoded form would read as another path, or as no text at all."""
-    raw = scope.get("raw_path") or scope["path"].encode()
-    if _PLAIN.fullmatch(raw):
-        return None
-    text = raw.decode("ascii", errors="replace")
-    escapes = text.split("%")[1:]
-    if any(len(escape) < 2 or not _HEX.issuperset(escape[:2]) for escape in escapes):  # noqa: PLR2004 - two hex digits
-        return status(HTTPStatus.BAD_REQUEST, "malformed percent-encoding in the path")
-    try:
-        unquote_to_bytes(raw).decode()
-    except UnicodeDecodeError:
-        return status(HTTPStatus.BAD_REQUEST, "the path is not percent-encoded UTF-8")
-    codes = [int(escape[:2], 16) for escape in escapes]
-    if any(code < _FIRST_PRINTABLE or code == _DELETE or chr(code) in "/\\" for code in codes):
-        return status(HTTPStatus.NOT_FOUND, "no name has a slash or a control character in it")
-    return None
 
 
 def _more_files() -> None:
@@ -272,7 +182,9 @@ class Server:
 
     def _config(self, app: ASGIApp) -> uvicorn.Config:
         _divert_log()
-        protocol = cast("type[asyncio.Protocol]", partial(BoundedProtocol, limits=self._limits, room=self._room))
+        prompt = app if isinstance(app, Guard) else None
+        bounded = partial(BoundedProtocol, limits=self._limits, room=self._room, prompt=prompt)
+        protocol = cast("type[asyncio.Protocol]", bounded)
         tls = self._tls
         return uvicorn.Config(
             app,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 READ_ONLY = ("GET", "HEAD")
 MAX_QUERY_FIELDS = 100
 MAX_MESSAGE = 1024
+LONG_QUERY = 512
 
 _REASONS: dict[int, str] = {
     HTTPStatus.BAD_REQUEST: "BadRequest",
@@ -45,10 +46,11 @@ def selector_of(query: bytes, name: str = "labelSelector") -> Selector:
     """
     if not query:
         return EVERYTHING
-    return _selector(query, name)
+    # Long ones are not kept: nobody's queries fill our memory.
+    return _selector(query, name) if len(query) <= LONG_QUERY else _selector.__wrapped__(query, name)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def _selector(query: bytes, name: str) -> Selector:
     """As `selector_of`; each HPA asks the same every 15 s, and parsing is a quarter of an answer."""
     try:

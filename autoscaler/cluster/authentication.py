@@ -143,6 +143,12 @@ class FollowedTrust:
         """The newest; None before the first."""
         return self._current
 
+    def unready(self) -> str | None:
+        """Why nobody can come in through the front proxy yet; None once its authorities have been read."""
+        if self._current is not None:
+            return None
+        return f"the front proxy's authorities could not be read: {self._problem or 'not tried yet'}"
+
     def doubt(self) -> None:
         """A certificate was not accepted: look soon."""
         self._doubted.set()

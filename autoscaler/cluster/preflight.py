@@ -6,14 +6,14 @@ import difflib
 from typing import TYPE_CHECKING
 
 from autoscaler.cluster import kinds
-from autoscaler.cluster.actions import Hand
 from autoscaler.cluster.api import ApiError, Resource
+from autoscaler.cluster.hand import Hand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from autoscaler.cluster.api import Api
-    from autoscaler.cluster.sight_types import SightRules, Snapshot
+    from autoscaler.cluster.sight_types import PoolSight, SightRules, Snapshot
     from autoscaler.settings_cluster import ClusterSettings
 
 REVIEWS = Resource(
@@ -30,6 +30,7 @@ RIGHTS: Mapping[Hand, tuple[tuple[str, str, str], ...]] = {
         (kinds.COMMANDS, "", "create"),
     ),
     Hand.RELEASE: ((kinds.PODS, "", "patch"),),
+    Hand.SLEEP: ((kinds.PODS, "", "patch"),),
 }
 """What each hand writes: kind, subresource, verb. Kinds that are not served need no right."""
 BY_ACTUATOR: Mapping[str, tuple[tuple[str, str, str], ...]] = {
@@ -41,7 +42,7 @@ BY_WAY: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "nodeclaim": ((kinds.NODE_CLAIMS, "", "create"), (kinds.NODE_CLAIMS, "", "delete")),
     "nodepool": ((kinds.NODE_POOLS, "", "patch"),),
     "provisioning-request": ((kinds.REQUESTS, "", "create"), (kinds.POD_TEMPLATES, "", "create")),
-    "capacity-buffer": ((kinds.BUFFERS, "", "patch"),),
+    "capacity-buffer": ((kinds.BUFFERS, "", "get"), (kinds.BUFFERS, "", "patch")),
     "webhook": (),
 }
 
@@ -70,8 +71,22 @@ def seen_well(seen: Snapshot, rules: SightRules, settings: ClusterSettings) -> I
             yield False, f"{role.key}: actuator is clamp, but no HPA or ScaledObject targets {pool.target.name}"
         elif settings.actuator == "metrics" and pool.owner is None:
             yield False, f"{role.key}: no HPA or ScaledObject targets {pool.target.name}, so nobody follows the number"
+        elif (label := _own_label(pool, settings)) is not None:
+            yield (
+                False,
+                f"{role.key}: {pool.target.name} selects by {label}, so a drained pod would be replaced: not draining",
+            )
         else:
             yield True, f"{role.key}: {pool.scalable.ready} of {pool.scalable.existing} replicas are ready"
+
+
+def _own_label(pool: PoolSight, settings: ClusterSettings) -> str | None:
+    """The routing label, where draining by it would take the pod away from its workload; else None."""
+    for one in settings.release:
+        here = (one.namespace, one.pool) == (pool.key.namespace, pool.key.pool)
+        if here and pool.scalable is not None and one.route_label in pool.scalable.selector:
+            return one.route_label
+    return None
 
 
 def _nodes(seen: Snapshot, rules: SightRules, settings: ClusterSettings) -> Iterator[Said]:
@@ -100,6 +115,10 @@ def rights(api: Api, served: Mapping[str, Resource], settings: ClusterSettings) 
     wanted: list[tuple[Hand, tuple[str, str, str]]] = [(Hand.REPLICAS, one) for one in BY_ACTUATOR[settings.actuator]]
     wanted += [(Hand.PROVISION, right) for one in settings.provisioning for right in BY_WAY[one.by.kind]]
     wanted += [(hand, right) for hand, all_of_it in RIGHTS.items() for right in all_of_it]
+    if settings.images:
+        wanted.append((Hand.WEIGHTS, (kinds.JOBS, "", "create")))
+    if settings.sources:
+        wanted += [(Hand.WEIGHTS, (kinds.CONFIG_MAPS, "", verb)) for verb in ("create", "patch")]
     if settings.preemption.evict:
         wanted.append((Hand.PREEMPT, (kinds.PODS, "eviction", "create")))
     lacking = 0

@@ -199,11 +199,24 @@ def test_kedas_way_follows_every_size_wakes_from_zero_and_holds_on_an_error(spec
         assert keda.follow(spec, replicas) == 9
 
 
-def test_kedas_own_end_to_end_numbers_come_out_the_same(spec: HpaSpec) -> None:
-    # threshold 6.111 and value 22.222 make 3 replicas: here the division is the optimiser's, the wish 3.636...
-    status, _ = sync(spec, HpaMemory(), 0.0, (2, 2), Served((round(22.222 / 6.111 * 1000),)))
-    assert status.replicas == 4
-    assert -(-22_222 // 6_111) == 4
+def test_kedas_own_end_to_end_steps_are_followed_over_grpc(spec: HpaSpec) -> None:
+    """KEDA's `external_scaler_so`: at most 3 replicas; 0, the threshold, twice that, 22.222 over 6.111, and 0 again.
+
+    There KEDA divides value by threshold; here the wish is the quotient: 22.222 / 6.111 = 3.636..., so 4, but 3 are
+    allowed. Half of the threshold wants 1.
+    """
+    house = House()
+    three = HpaSpec(1, 3, spec.average_value_milli, spec.up, spec.down)
+    with (
+        KedaServer(Scaler(house.board, house.telemetry), "127.0.0.1", 0) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        keda, replicas, seen = Keda(channel), 0, []
+        for value, threshold in [(0, 6.111), (6.111, 6.111), (12.222, 6.111), (22.222, 6.111), (3.0555, 6.111), (0, 1)]:
+            house.publish(value / threshold)
+            replicas = keda.follow(three, replicas)
+            seen.append(replicas)
+    assert seen == [0, 1, 2, 3, 1, 0]
 
 
 def test_the_json_endpoint_answers_or_says_why(tmp_path: Path) -> None:
