@@ -13,6 +13,7 @@ from autoscaler.cluster.kube_starts import KubeStarts
 from autoscaler.cluster.kube_state import KubeStateCounts
 from autoscaler.cluster.live import SIGNALS
 from autoscaler.cluster.recall import recalled as with_history
+from autoscaler.cluster.recall import recalled_days
 from autoscaler.credentials import unreadable
 from autoscaler.errors import BadSettings
 from autoscaler.guards import GuardRules
@@ -22,7 +23,8 @@ from autoscaler.profiles import UNKNOWN, load_profiles
 from autoscaler.rules import RoleRules, Rules, SupplyRules
 from autoscaler.settings import series_match
 from autoscaler.velocity import Engine, Target, link_velocity
-from forecasting.forecaster import LastValue, SimpleQuantile
+from forecasting.damped import DampedQuantile
+from forecasting.forecaster import LastValue
 from metrics_adapter.board import ROLE_LABEL, WORKLOAD_LABEL, Wish
 from metrics_adapter.board import Target as ScaledObject
 from metrics_adapter.prometheus import PrometheusSource
@@ -150,13 +152,20 @@ def _rules(settings: Settings, roles: tuple[RoleRules, ...]) -> Rules:
         most_quantile=forecast.most_quantile,
         lead_quantile=settings.lead.quantile,
         fallback_margin=0.0 if forecast.kind == "last-value" else forecast.fallback_margin,
+        days=forecast.kind == "quantile",
         history_s=forecast.history_s,
         bin_s=max(settings.loop.interval_s, forecast.history_s / HISTORY_POINTS),
         window_s=settings.source.window_s,
         mix_memory_s=max(10 * settings.source.window_s, 4 * settings.loop.interval_s),
         start_deadline_s=guards.start_deadline_s,
         guards=GuardRules(
-            guards.stabilise_down_s, guards.most_up, guards.most_up_replicas, guards.most_down, guards.hpa_tolerance
+            guards.stabilise_down_s,
+            guards.most_up,
+            guards.most_up_replicas,
+            guards.most_down,
+            guards.hpa_tolerance,
+            guards.hold_s,
+            guards.hold_quantile,
         ),
         horizon_s=made.horizon_s,
         time_limit_s=made.time_limit_s,
@@ -167,7 +176,7 @@ def _rules(settings: Settings, roles: tuple[RoleRules, ...]) -> Rules:
 
 
 def _forecaster(settings: Settings) -> Forecaster:
-    return LastValue() if settings.forecast.kind == "last-value" else SimpleQuantile()
+    return LastValue() if settings.forecast.kind == "last-value" else DampedQuantile()
 
 
 def _supply(settings: Settings, roles: Sequence[RoleRules]) -> tuple[SupplyRules, ...]:
@@ -314,7 +323,8 @@ def recalled(memory: Memory, source: MetricSource, parts: Parts, now: float) -> 
     """The memory with the load history that the source knows and the memory does not."""
     if not isinstance(source, PrometheusSource) or not parts.groups:
         return memory
-    return with_history(memory, source, parts.groups, parts.rules, now)
+    memory = with_history(memory, source, parts.groups, parts.rules, now)
+    return recalled_days(memory, source, parts.groups, parts.rules, now)
 
 
 def journal_bytes(settings: Settings) -> int:

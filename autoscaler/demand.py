@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autoscaler.foresight import bounds
+from autoscaler.foresight_days import OUTPUTS, PROMPTS, name_of
 from autoscaler.learning import LEAST_WINDOWS, estimate
 from autoscaler.memory import load_now
 from autoscaler.model import Role, Velocity
 from autoscaler.velocity import (
     Engine,
     Mix,
+    StepModel,
     colocated_engines,
     decode_engines,
     decode_velocity,
@@ -20,6 +22,7 @@ from autoscaler.velocity import (
     prefill_velocity,
     role_velocity,
 )
+from forecasting.damped import reached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from autoscaler.memory import RoleMemory
     from autoscaler.model import Foreseen
     from autoscaler.rules import RoleRules, Rules
+    from forecasting.staggered import Crowd
 
 MOST_DOUBT = 0.5
 """An unsure velocity is discounted by at most this: 1 / 1.5. Beyond it doubt would cost more GPUs than it is worth."""
@@ -75,10 +79,34 @@ def engine_now(known: RoleMemory, rule: RoleRules) -> tuple[Engine, Estimate]:
             per_running=max(step.per_running, profile.per_running),
             per_resident_token=max(step.per_resident_token, profile.per_resident_token),
         )
-    engine = replace(rule.engine, step=step)
+    engine = replace(rule.engine, step=_weighed(step, learned, known, rule))
     if known.kv_capacity is not None:
         engine = replace(engine, kv_capacity=known.kv_capacity)
     return engine, learned
+
+
+def _weighed(step: StepModel, learned: Estimate, known: RoleMemory, rule: RoleRules) -> StepModel:
+    """What was learned, drawn to the profile where that is the more certain of the two: profile x (learned/profile)^w.
+
+    w = prior variance / (prior variance + learned variance), the weights of two independent guesses. Bursts too short
+    for a window to be steady in taught an engine equal to its profile as 27 to 37 % slower, with a standard deviation
+    of 0.4 where the profile's is 0.35: a fifth of all GPU-hours of the Azure code trace x10.
+    """
+    profile, prior = rule.prior.step, rule.prior.relative_sd
+    resident = known.shape.filled(USUAL_MIX).resident
+    _, _, batch = decode_velocity(replace(rule.engine, step=step), resident, rule.target.itl_s)
+    prefill, decode = learned.prefill_sd(rule.engine.batched_tokens), learned.decode_sd(batch, resident)
+
+    def drawn(value: float, usual: float, sd: float) -> float:
+        weight = prior**2 / (prior**2 + sd**2)
+        return usual * math.pow(value / usual, weight) if usual > 0 and value > 0 and weight > 0 else value
+
+    return StepModel(
+        drawn(step.base, profile.base, decode),
+        drawn(step.per_prompt_token, profile.per_prompt_token, prefill),
+        drawn(step.per_running, profile.per_running, decode),
+        drawn(step.per_resident_token, profile.per_resident_token, decode),
+    )
 
 
 def velocity_now(known: RoleMemory, rule: RoleRules, engine: Engine, learned: Estimate) -> Velocity:
@@ -118,7 +146,14 @@ class _Load:
     output: float
 
 
-def role_demand(known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, rules: Rules, at: float) -> RoleDemand:
+def role_demand(
+    known: RoleMemory,
+    feeding: RoleMemory | None,
+    rule: RoleRules,
+    rules: Rules,
+    at: float,
+    days: Crowd | None = None,
+) -> RoleDemand:
     """What a role needs now and at each lead time of its accelerator's tiers.
 
     Args:
@@ -128,12 +163,13 @@ def role_demand(known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, 
         rule: its rules.
         rules: all rules.
         at: now, Unix seconds.
+        days: what is known of the loads over days.
     """
     engine, learned = engine_now(known, rule)
     velocity = velocity_now(known, rule, engine, learned)
     planned = _discounted(engine, velocity.relative_sd)
     leads = [lead for lead in rules.leads(rule.accelerator) if lead > 0]
-    loads, foreseen = _loads(known, feeding, rule, rules, at)
+    loads, foreseen = _loads(known, feeding, rule, rules, at, days)
     waiting, in_service = _backlog(known)
     needs = []
     for ahead, load in zip([0.0, *leads], loads, strict=True):
@@ -147,6 +183,23 @@ def role_demand(known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, 
     shown = replace(velocity, tokens=velocity.tokens * known.engines_per_replica)
     words = _words(foreseen, shown, far, waiting)
     return RoleDemand(now, tuple(needs), far if now is not None else None, shown, words, foreseen)
+
+
+def needed_soon(known: RoleMemory, rule: RoleRules, rules: Rules) -> int | None:
+    """Replicas that the load may need once within the stabilisation; None while too little of it is known."""
+    over, quantile = rules.guards.stabilise_down_s, rules.guards.hold_quantile
+    prompt = output = 0.0
+    for series, used in ((known.prompt_load, Role.DECODE), (known.output_load, Role.PREFILL)):
+        if rule.key.role is used:
+            continue
+        top = reached(series, over, quantile)
+        if top is None:
+            return None
+        prompt, output = (top, output) if series is known.prompt_load else (prompt, top)
+    engine, learned = engine_now(known, rule)
+    planned = _discounted(engine, velocity_now(known, rule, engine, learned).relative_sd)
+    engines = _engines(rule, planned, known.shape.filled(USUAL_MIX), _Load(prompt, output), 0.0, 0.0)
+    return min(max(math.ceil(engines / known.engines_per_replica), rule.minimum), rule.maximum)
 
 
 def _words(foreseen: Sequence[Foreseen], velocity: Velocity, far: float, waiting: float) -> str:
@@ -178,15 +231,16 @@ def _still_waiting(waiting: float, ahead: float, rule: RoleRules) -> float:
 
 
 def _loads(
-    known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, rules: Rules, at: float
+    known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, rules: Rules, at: float, days: Crowd | None
 ) -> tuple[list[_Load], tuple[Foreseen, ...]]:
     """Loads now and at each lead, and what was foreseen of the role's own kind of tokens, soonest first.
 
     The present load is the last seen, not a quantile: the reactive hand.
     """
-    prompts, prompt_ahead = bounds(known.prompt_load, known.kept, rule, rules, at)
-    outputs, output_ahead = bounds(known.output_load, known.kept, rule, rules, at)
-    fed_now, fed_by, fed_ahead = _fed(known, feeding, rule, rules, at)
+    told = {kind: days.outlook(name_of(rule.key, kind)) if days else None for kind in (PROMPTS, OUTPUTS)}
+    prompts, prompt_ahead = bounds(known.prompt_load, known.kept, rule, rules, at, told[PROMPTS])
+    outputs, output_ahead = bounds(known.output_load, known.kept, rule, rules, at, told[OUTPUTS])
+    fed_now, fed_by, fed_ahead = _fed(known, feeding, rule, rules, at, days)
     prompt = [load_now(known.prompt_load) or 0.0, *prompt_ahead]
     output = [max(load_now(known.output_load) or 0.0, fed_now), *map(max, output_ahead, fed_ahead)]
     foreseen = prompts
@@ -196,7 +250,7 @@ def _loads(
 
 
 def _fed(
-    known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, rules: Rules, at: float
+    known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, rules: Rules, at: float, days: Crowd | None
 ) -> tuple[float, list[float], list[float]]:
     """Output tokens/s that the prefill role's arrivals will ask of decode: now, by tier, and by lead time.
 
@@ -205,7 +259,9 @@ def _fed(
     output, prompt = known.shape.output, feeding.shape.prompt if feeding else None
     each = 0.0 if feeding is None or output is None or not prompt else output / prompt
     source = feeding or known
-    foreseen, ahead = bounds(source.prompt_load, source.kept, rule, rules, at)
+    feeder = replace(rule.key, role=Role.PREFILL) if feeding else rule.key
+    told = days.outlook(name_of(feeder, PROMPTS)) if days else None
+    foreseen, ahead = bounds(source.prompt_load, source.kept, rule, rules, at, told)
     by_tier = [one.bound * each for one in foreseen]
     return (load_now(source.prompt_load) or 0.0) * each, by_tier, [bound * each for bound in ahead]
 
@@ -222,11 +278,15 @@ def _engines(rule: RoleRules, engine: Engine, mix: Mix, load: _Load, waiting: fl
 
 
 def pool_demands(
-    memories: Mapping[Role, RoleMemory], rules_of: Mapping[Role, RoleRules], rules: Rules, at: float
+    memories: Mapping[Role, RoleMemory],
+    rules_of: Mapping[Role, RoleRules],
+    rules: Rules,
+    at: float,
+    days: Crowd | None = None,
 ) -> dict[Role, RoleDemand]:
     """Demands of all roles of one pool; decode learns of its load from prefill first."""
     feeding = memories.get(Role.PREFILL)
     return {
-        role: role_demand(known, feeding if role is Role.DECODE else None, rules_of[role], rules, at)
+        role: role_demand(known, feeding if role is Role.DECODE else None, rules_of[role], rules, at, days)
         for role, known in memories.items()
     }

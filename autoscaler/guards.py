@@ -15,11 +15,13 @@ class GuardRules:
     """How cautious to be.
 
     Attributes:
-        stabilise_down_s: the wish falls to the highest plan of this long.
+        stabilise_down_s: the wish falls to the highest plan of this long...
         most_up: largest growth per tick, as a share of what is there (1.0 doubles), at least `most_up_replicas`.
         most_down: largest shrinkage per tick, as a share, at least one replica.
         hpa_tolerance: the dead band of the HPA that follows (0.1 by default in Kubernetes, 0 where
             `behavior.*.tolerance: 0` is set); a step inside it would be swallowed.
+        hold_s: ...or, where the load is known well enough to say that it will not need more within `stabilise_down_s`
+            with probability `hold_quantile`, to the highest plan of this long.
     """
 
     stabilise_down_s: float = 300.0
@@ -27,6 +29,8 @@ class GuardRules:
     most_up_replicas: int = 8
     most_down: float = 0.5
     hpa_tolerance: float = 0.0
+    hold_s: float = 60.0
+    hold_quantile: float = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Standing:
         blind: why the role cannot be judged, or None. pool_blind: why another role of its pool cannot, or None.
         partial: why some of its replicas are not heard, or None. pool_partial: the same of another role of its pool.
         recent_plans: highest plan within `stabilise_down_s`, this tick's included; None before the first.
+        last_plans: the same within `hold_s`. soon: what the load may reach within `stabilise_down_s`; None: unknown.
         watched_s: for how long the role has been judged without a gap; less than `stabilise_down_s` is young.
     """
 
@@ -50,13 +55,15 @@ class Standing:
     pool_partial: str | None = None
     partial: str | None = None
     recent_plans: int | None = None
+    last_plans: int | None = None
+    soon: int | None = None
     watched_s: float = 0.0
 
 
 def _held(standing: Standing, plan: int, rules: GuardRules) -> tuple[int, str, str] | None:
     """The first reason not to shrink to `plan`: (what to hold at, guard's name, sentence); None when it is fine."""
     base = standing.base
-    recent = standing.recent_plans if standing.recent_plans is not None else plan
+    recent, why = _recent(standing, plan, rules)
     reasons = (
         (
             standing.pool_blind is not None,
@@ -82,11 +89,23 @@ def _held(standing: Standing, plan: int, rules: GuardRules) -> tuple[int, str, s
             (
                 min(base, recent),
                 "stabilise",
-                f"held at {min(base, recent)}: as many were wanted within {rules.stabilise_down_s:.0f} s",
+                f"held at {min(base, recent)}: {why}",
             ),
         ),
     )
     return next((held for applies, held in reasons if applies), None)
+
+
+def _recent(standing: Standing, plan: int, rules: GuardRules) -> tuple[int, str]:
+    """Down to where the wish may fall at once, and why no lower."""
+    long = standing.recent_plans if standing.recent_plans is not None else plan
+    window = f"as many were wanted within {rules.stabilise_down_s:.0f} s"
+    short = standing.last_plans if standing.last_plans is not None else long
+    if standing.soon is None or rules.hold_s >= rules.stabilise_down_s or max(short, standing.soon) >= long:
+        return long, window
+    if standing.soon > short:
+        return standing.soon, f"the load may need as many again within {rules.stabilise_down_s:.0f} s"
+    return short, f"as many were wanted within {rules.hold_s:.0f} s"
 
 
 def _limited(base: int, wish: int, rules: GuardRules) -> tuple[int, str, str] | None:

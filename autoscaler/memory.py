@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from autoscaler.foresight import Kept, judged
+from autoscaler.foresight_days import followed, nobody
 from autoscaler.leadtimes import LeadTimes, learned
 from autoscaler.learning import Learned, Levels, learn
 from autoscaler.model import Role, RoleKey
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from autoscaler.model import Observation, RoleObservation
     from autoscaler.rules import RoleRules, Rules
+    from forecasting.staggered import Crowd
 
 MOST_SIGNAL = 1e15
 """A signal above this is garbage, whatever its unit; so is a negative one, an infinite one, and not-a-number."""
@@ -133,10 +135,11 @@ class RoleMemory:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """All that is remembered. `at` is the last tick's time; None before the first."""
+    """All that is remembered. `at` is the last tick's time; None before the first. `days`: the loads over days."""
 
     roles: Mapping[RoleKey, RoleMemory] = field(default_factory=dict)
     at: float | None = None
+    days: Crowd = field(default_factory=nobody)
 
     def of(self, key: RoleKey) -> RoleMemory:
         """A role's memory; an empty one for a role never seen."""
@@ -162,7 +165,7 @@ def saw(memory: Memory, seen: Observation, rules: Rules) -> Memory:
         elif told.queued_at_gateway is not None:
             queue = Gauges(seen.at, 0.0, told.queued_at_gateway, None)
             updated[rule.key] = replace(updated[rule.key], gauges=(queue,))
-    return Memory(updated, seen.at)
+    return Memory(updated, seen.at, followed(memory.days, updated, rules, seen.at))
 
 
 def _saw_starts(known: RoleMemory, told: RoleObservation, rule: RoleRules, rules: Rules, at: float) -> RoleMemory:

@@ -21,9 +21,13 @@ class Role(StrEnum):
 
 
 class Tier(StrEnum):
-    """Where capacity comes from, nearest first. Convert and wake need hands the first version does not have."""
+    """Where capacity comes from, nearest first. Waking needs hands the first version does not have.
+
+    Converting (decode replicas that compute prompts) is done by the simulated world alone.
+    """
 
     RUNNING = "running"
+    CONVERT = "convert"
     START = "start"
     PREEMPT = "preempt"
     PROVISION = "provision"
@@ -247,6 +251,8 @@ class Foreseen:
         coverage: share of the tier's past bounds that held, faded; None before any could be judged.
         judged: how many that was, faded. basis: what the bound rests on; `reactive: ...` where the forecast is not
             relied on.
+        candidates: bounds of both ways of foreseeing, tokens/s, where there was a choice: by the last hours' changes,
+            and by days of history.
     """
 
     tier: Tier
@@ -258,6 +264,7 @@ class Foreseen:
     basis: str = ""
     lead_basis: str = ""
     quantile_basis: str = ""
+    candidates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +327,7 @@ class RoleDecision:
 
 @dataclass(frozen=True, slots=True)
 class PlanEvidence:
-    """How the plan came about, for all roles together. Costs are over the plan's horizon, shortage included."""
+    """How the plan came about, for all roles. Costs: over its horizon, shortage included; `gap`: proven, relative."""
 
     status: str
     cost: float | None = None
@@ -328,6 +335,7 @@ class PlanEvidence:
     next_best: str | None = None
     binding: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    gap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

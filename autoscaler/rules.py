@@ -78,6 +78,7 @@ class Rules:
         lead_quantile: the lead time that is planned for is kept with this probability.
         fallback_margin: head-room on the present load one minute ahead where the forecast cannot be relied on; it grows
             with the square root of the lead. 0: the forecast is taken as it is.
+        days: whether ten-minute bins of days are kept as well, and foreseen by the ensemble of forecasters.
         history_s: length of the load history kept. bin_s: its bins.
         window_s: window of the rates seen.
         mix_memory_s: time constant of the requests' mean shape.
@@ -94,6 +95,7 @@ class Rules:
     most_quantile: float = 0.99
     lead_quantile: float = 0.9
     fallback_margin: float = 0.0
+    days: bool = False
     history_s: float = 21_600.0
     bin_s: float = 60.0
     window_s: float = 60.0

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoscaler.foresight import BEGIN_SHARE, Kept
+from autoscaler.foresight import BEGIN_SHARE, BOTH, Kept
 from autoscaler.leadtimes import LeadTimes
 from autoscaler.learning import Learned
 from autoscaler.memory import Gauges, Memory, RoleMemory, Shape
 from autoscaler.model import RoleKey, Step, Tier
+from autoscaler.saved_days import days_of, plain_days
 from forecasting.durations import Durations
 from forecasting.series import Series
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from forecasting.series import Ints
 
-PENDING = 3
-"""Figures of a bound that waits to be judged."""
+PENDING = (3, BOTH)
+"""Figures of a bound that waits to be judged, without and with a choice."""
 VERSION = 1
 """Of the saved form; another version is not read (the loop starts in caution instead)."""
 
@@ -44,7 +45,7 @@ def to_saved(memory: Memory) -> dict[str, Any]:
             "leads": _plain_leads(known.leads),
             "kept": [_flat(kept) for kept in known.kept],
         }
-    return {"version": VERSION, "at": memory.at, "roles": roles}
+    return {"version": VERSION, "at": memory.at, "roles": roles, "days": plain_days(memory.days)}
 
 
 def _plain_leads(leads: LeadTimes) -> dict[str, Any]:
@@ -70,9 +71,10 @@ def _leads(plain: Any) -> LeadTimes:
 
 def _kept(saved: dict[str, Any]) -> Kept:
     # Bounds saved without their quantile, by an earlier version, can no longer be judged.
-    pending = tuple((_real(one[0]), _real(one[1]), _real(one[2])) for one in saved["pending"] if len(one) == PENDING)
-    share = _real(saved.get("share", BEGIN_SHARE))
-    return Kept(Tier(saved["tier"]), pending, _real(saved["held"]), _real(saved["judged"]), share)
+    pending = tuple(tuple(_real(each) for each in one) for one in saved["pending"] if len(one) in PENDING)
+    later = {"share": BEGIN_SHARE, "width": 1.0, "changes_loss": 0.0, "days_loss": 0.0, "compared": 0.0}
+    figures = {name: _real(saved.get(name, usual)) for name, usual in later.items()}
+    return Kept(Tier(saved["tier"]), pending, _real(saved["held"]), _real(saved["judged"]), **figures)
 
 
 def _flat(value: RoleMemory | Learned | Gauges | Shape | Durations | Kept) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def from_saved(plain: Any) -> Memory:
     if plain["version"] != VERSION:
         raise ValueError(f"version {plain['version']!r}; this program reads version {VERSION}")
     roles = {RoleKey.parse(key): _role(dict(saved)) for key, saved in plain["roles"].items()}
-    return Memory(roles, None if plain["at"] is None else float(plain["at"]))
+    return Memory(roles, None if plain["at"] is None else float(plain["at"]), days_of(plain.get("days")))
 
 
 def _role(saved: dict[str, Any]) -> RoleMemory:

@@ -166,7 +166,11 @@ class LeadSettings(Door):
 class GuardSettings(Door):
     """How cautious to be."""
 
-    stabilise_down_s: SecondsOrNone = Field(300.0, description="The wish falls to the highest plan of this long.")
+    stabilise_down_s: SecondsOrNone = Field(300.0, description="The wish falls to the highest plan of this long...")
+    hold_s: SecondsOrNone = Field(
+        60.0, description="...or of this long, where the load's past says it will not soon need more again."
+    )
+    hold_quantile: float = Field(0.9, gt=0, lt=1, description="Probability that it does not, within stabilise_down_s.")
     most_up: float = Field(4.0, gt=0, le=1e6, description="Largest growth per tick, as a share of what is there.")
     most_up_replicas: SomeReplicas = Field(8, description="... but at least this many replicas.")
     most_down: float = Field(
@@ -273,7 +277,8 @@ class ServingSettings(Door):
     status_port: Port = Field(8080, description="Their port; 0 picks a free one.")
     dashboard: Literal["auto", "open"] = Field(
         "auto",
-        description="auto: on status_port only where it is loopback; open: on any, without authentication.",
+        description="auto: on port for those who may ask there, on status_port only where it is loopback; open: on "
+        "both, whoever asks.",
     )
     soft_age_s: Seconds = Field(45.0, description="Decisions older than this are marked as ageing.")
     hard_age_s: Seconds = Field(120.0, description="Decisions older than this are refused (503).")

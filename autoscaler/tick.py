@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from autoscaler.demand import RoleDemand, pool_demands
+from autoscaler.demand import RoleDemand, needed_soon, pool_demands
 from autoscaler.foresight import promised, said
 from autoscaler.guards import Standing, guarded
 from autoscaler.hearing import why_blind, why_partial
@@ -22,7 +23,7 @@ from autoscaler.model import Decision, PlanEvidence, Role, RoleDecision, RoleKey
 from autoscaler.supply_plan import supply_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from autoscaler.model import Observation, RoleObservation
     from autoscaler.rules import RoleRules, Rules
@@ -84,21 +85,42 @@ class Planned:
         return need.roles[""].target if need is not None else None
 
 
-def tick(seen: Observation, memory: Memory, rules: Rules) -> tuple[Decision, Memory]:
+class Stage(StrEnum):
+    """The parts of a tick, by which a caller with a clock tells where its time went."""
+
+    OBSERVE = "observe"
+    LEARN = "learn"
+    FORECAST = "forecast"
+    PLAN = "plan"
+    GUARD = "guard"
+
+
+def _unwatched(_ended: Stage) -> None:
+    """Nobody measures."""
+
+
+def tick(
+    seen: Observation, memory: Memory, rules: Rules, ended: Callable[[Stage], None] = _unwatched
+) -> tuple[Decision, Memory]:
     """Decide for every role, and remember.
 
     Args:
         seen: one observation per configured role; a role missing from it is blind.
         memory: what the last tick returned; Memory() at the very first.
         rules: what is wanted.
+        ended: told the end of each stage, in order; observing has ended when this is called.
     """
+    ended(Stage.OBSERVE)
     memory = saw(memory, seen, rules)
     rules = with_learned_leads(rules, memory)
     told = {role.key: role for role in seen.roles}
     blind = {rule.key: why_blind(told.get(rule.key), seen, memory.of(rule.key)) for rule in rules.roles}
     counts = {rule.key: count(told.get(rule.key), memory.of(rule.key), rules, seen.at) for rule in rules.roles}
+    ended(Stage.LEARN)
     demands = _demands(memory, rules, seen.at, blind)
+    ended(Stage.FORECAST)
     made = Planned.of(supply_plan(demands, counts, seen, rules))
+    ended(Stage.PLAN)
     blind_in = _by_pool(blind)
     partial_in = _by_pool({rule.key: why_partial(told.get(rule.key)) for rule in rules.roles})
     decided = []
@@ -106,12 +128,14 @@ def tick(seen: Observation, memory: Memory, rules: Rules) -> tuple[Decision, Mem
     for rule in rules.roles:
         known = _judged(memory.of(rule.key), made.target(rule.key), rules, seen.at)
         standing = _standing(rule, counts[rule.key], (blind_in, partial_in), known, seen.at)
+        standing = _watching(standing, made.target(rule.key), known, rule, rules, seen.at)
         one = _decide(rule, demands.get(rule.key), counts[rule.key], made, standing, rules)
         one = replace(one, sampled_at=told[rule.key].sampled_at if rule.key in told else None)
         decided.append(one)
         known = replace(known, kept=promised(known.kept, one.foreseen, seen.at, rules.bin_s))
         remembered[rule.key] = asked_for(known, one, seen.at)
-    return Decision(seen.at, tuple(decided), _evidence(made.plan), seen.failure), Memory(remembered, seen.at)
+    ended(Stage.GUARD)
+    return Decision(seen.at, tuple(decided), _evidence(made.plan), seen.failure), replace(memory, roles=remembered)
 
 
 def count(told: RoleObservation | None, known: RoleMemory, rules: Rules, at: float) -> Counts:
@@ -141,7 +165,7 @@ def _demands(memory: Memory, rules: Rules, at: float, blind: Mapping[RoleKey, st
     found = {}
     for roles in pools.values():
         able = {role: memory.of(rule.key) for role, rule in roles.items() if blind[rule.key] is None}
-        for role, demand in pool_demands(able, roles, rules, at).items():
+        for role, demand in pool_demands(able, roles, rules, at, memory.days).items():
             found[roles[role].key] = demand
     return found
 
@@ -185,6 +209,16 @@ def _standing(
         recent_plans=max((count for _, count in known.plans), default=None),
         watched_s=at - known.judged_since if known.judged_since is not None else 0.0,
     )
+
+
+def _watching(
+    standing: Standing, planned: int | None, known: RoleMemory, rule: RoleRules, rules: Rules, at: float
+) -> Standing:
+    """With what a shrinkage must leave: asked only where one is planned, for it costs as much as a forecast."""
+    if planned is None or planned >= standing.base or rules.guards.hold_s >= rules.guards.stabilise_down_s:
+        return standing
+    lately = max((count for when, count in known.plans if when >= at - rules.guards.hold_s), default=None)
+    return replace(standing, last_plans=lately, soon=needed_soon(known, rule, rules))
 
 
 def _decide(
@@ -238,6 +272,7 @@ def _evidence(made: Plan | None) -> PlanEvidence | None:
         next_best=f"without {other.without_tier}" if other else None,
         binding=made.binding,
         notes=made.reasons[:20],
+        gap=made.gap if made.gap is None else round(made.gap, 6),
     )
 
 

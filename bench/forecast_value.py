@@ -88,8 +88,8 @@ class WithoutForecast:
 
     def decide(self, seen: Observation, memory: Memory, scene: Scene) -> tuple[Decision, Memory]:
         """The product's tick, foreseeing nothing."""
-        rules = replace(self.plain.rules(scene), forecaster=Reactive(self.head_room), fallback_margin=0.0, quantile=0.9)
-        return tick(seen, memory, rules)
+        usual = replace(self.plain.rules(scene), days=False, fallback_margin=0.0, quantile=0.9)
+        return tick(seen, memory, replace(usual, forecaster=Reactive(self.head_room)))
 
 
 def point(spec: str, policy: Any, seeds: Sequence[int]) -> dict[str, Any]:

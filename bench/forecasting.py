@@ -3,6 +3,8 @@
     python bench/forecasting.py                                  the league over the recorded multi-day loads
     python bench/forecasting.py --forecasters ensemble,ridge     of these only
     python bench/forecasting.py --speed                          fit, update and memory for 1,000 loads x 5 horizons
+    python bench/forecasting.py --tick                           the loop's bounds by the minute, with days and without
+    python bench/forecasting.py --starts                         learned lead times against the true ones
     python bench/forecasting.py --json                           either as JSON
 
 Needs the recorded loads and the yardstick in `shared/` beside the checkout for the league; `--speed` needs nothing.

@@ -35,10 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--forecasters", default=",".join(FORECASTERS), help="names, separated by commas")
     parser.add_argument("--series", default="", help="only series whose name contains this")
     parser.add_argument("--speed", action="store_true", help="time and memory instead of the league")
+    parser.add_argument(
+        "--tick", action="store_true", help="the loop's own bounds by the minute, with days and without"
+    )
+    parser.add_argument("--starts", action="store_true", help="how near learned lead times come to the true ones")
     parser.add_argument("--loads", type=int, default=LOADS, help="with --speed")
     parser.add_argument("--days", type=int, default=HISTORY_DAYS, help="with --speed: of history to fit")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(argv)
+    if asked.tick or asked.starts:
+        from forecasting_tick import show, start_rows, tick_rows  # noqa: PLC0415 - as in `_league`
+
+        return show(tick_rows(asked.series) if asked.tick else start_rows(), asked.json, _machine)
     return _speed(asked) if asked.speed else _league(asked)
 
 

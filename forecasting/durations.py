@@ -45,7 +45,7 @@ FADE = 0.98
 """Weight left of a start after another one."""
 CARRIED = 10.0
 """After a jump, what lay before it weighs as much as this many starts at most, its place moved by the jump."""
-JUMP_GAIN = 7.0
+JUMP_GAIN = 5.5
 """Gain in log-likelihood from which a move is a jump; a false one costs little, since the shape is kept."""
 MOVES = np.linspace(-3.0, 3.0, 61)
 """Moves of the logarithm that are tried: a factor of 1/20 to 20 in steps of 10 %."""

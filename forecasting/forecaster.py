@@ -56,7 +56,8 @@ class Forecaster(Protocol):
         ...
 
 
-def _checked(at: float, horizons: Sequence[float], quantiles: Sequence[float]) -> None:
+def checked(at: float, horizons: Sequence[float], quantiles: Sequence[float]) -> None:
+    """Refuse what cannot be foreseen, as `Forecaster.forecast` says."""
     if not math.isfinite(at):
         raise ValueError(f"forecast time {at} must be finite seconds")
     for horizon in horizons:
@@ -65,6 +66,11 @@ def _checked(at: float, horizons: Sequence[float], quantiles: Sequence[float]) -
     for quantile in quantiles:
         if not 0 < quantile < 1:
             raise ValueError(f"quantile {quantile} must lie strictly between 0 and 1")
+
+
+def declared_margin(margin: float, quantile: float, ahead_s: float) -> float:
+    """The relative margin where there is no history: `margin` at 95 % a minute ahead, growing as a random walk's."""
+    return margin * math.sqrt(ahead_s / 60.0) * float(ndtri(quantile) / ndtri(REFERENCE_QUANTILE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class LastValue:
         self, series: Series, at: float, horizons: Sequence[float], quantiles: Sequence[float]
     ) -> Forecast | None:
         """See `Forecaster.forecast`."""
-        _checked(at, horizons, quantiles)
+        checked(at, horizons, quantiles)
         known = series.until(at)
         if not len(known):
             return None
@@ -131,7 +137,7 @@ class SimpleQuantile:
         self, series: Series, at: float, horizons: Sequence[float], quantiles: Sequence[float]
     ) -> Forecast | None:
         """See `Forecaster.forecast`."""
-        _checked(at, horizons, quantiles)
+        checked(at, horizons, quantiles)
         known = series.until(at)
         if known.newest is None:
             return None
@@ -144,7 +150,7 @@ class SimpleQuantile:
         young = False
         for horizon in horizons:
             ratios, largest = self._ratios(known, horizon + age, floor)
-            most = level + max(largest, max(level, floor) * self._declared(max(quantiles), horizon + age))
+            most = level + max(largest, max(level, floor) * declared_margin(self.margin, max(quantiles), horizon + age))
             fewest = min(fewest, len(ratios))
             row = [0.0] * len(quantiles)
             bound = 0.0
@@ -180,14 +186,10 @@ class SimpleQuantile:
         enough = span_s >= self.spans * ahead_s
         if enough and rank <= len(ratios):
             return float(ratios[max(rank, 1) - 1]), False
-        declared = self._declared(quantile, ahead_s)
+        declared = declared_margin(self.margin, quantile, ahead_s)
         if quantile < MEDIAN or not len(ratios):
             return declared, True
         return max(declared, float(ratios[min(rank, len(ratios)) - 1])), True
-
-    def _declared(self, quantile: float, ahead_s: float) -> float:
-        """The relative margin where there is no history to go by."""
-        return self.margin * math.sqrt(ahead_s / 60.0) * float(ndtri(quantile) / ndtri(REFERENCE_QUANTILE))
 
     @staticmethod
     def _bound(level: float, scale: float, ratio: float, quantile: float) -> float:

@@ -155,14 +155,20 @@ class Bounded:
             raise ValueError("history has no bins; begin() gives the state that has seen nothing")
         state = self.begin(grid, count)
         for column in range(bins):
-            bin_ = newest - bins + 1 + column
-            if bins - column > JUDGED_DAYS * grid.day:
-                past = state.past.append(bin_, history[:, column])
-                stepped = [model.step(known, past)[0] for model, known in zip(self.models, state.models, strict=True)]
-                state = replace(state, past=past, models=tuple(stepped))
-            else:
-                state = self._stepped(state, bin_, history[:, column])
+            state = self.recalled(state, newest - bins + 1 + column, history[:, column], bins - column)
         return state
+
+    def recalled(self, state: BoundedState, bin_: int, values: Floats, left: int) -> BoundedState:
+        """The state after the next bin of a history of which `left` bins, this one included, are to come; see `fit`.
+
+        Such bins follow one another: gaps are NaN.
+        """
+        grid = state.past.grid
+        if left <= JUDGED_DAYS * grid.day or state.said:
+            return self._stepped(state, bin_, values)
+        past = state.past.append(bin_, values)
+        stepped = tuple(model.step(known, past)[0] for model, known in zip(self.models, state.models, strict=True))
+        return replace(state, past=past, models=stepped)
 
     def ahead(self, state: BoundedState) -> Floats:
         """See `OnlineForecaster.ahead`."""

@@ -1,21 +1,24 @@
-"""Load history from Prometheus, for a start without memory or after being away: two range queries for all roles."""
+"""Load history from Prometheus, for a start without memory or after being away: four range queries for all roles."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import structlog
 
-from autoscaler.memory import Memory
+from autoscaler.foresight_days import GRID, KINDS, OUTPUTS, PROMPTS, name_of, nobody
 from autoscaler.model import Role
-from forecasting.series import Series
+from forecasting.series import LARGEST, Series
+from forecasting.staggered import Past
 from metrics_adapter.signals import Signal, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from autoscaler.memory import RoleMemory
+    from autoscaler.memory import Memory, RoleMemory
     from autoscaler.model import RoleKey
     from autoscaler.rules import Rules
     from metrics_adapter.signals import Group
@@ -29,9 +32,15 @@ class Historian(Protocol):
     """A metric source that remembers."""
 
     def history(
-        self, groups: Sequence[Group], signals: Collection[Signal], start: float, end: float, step: float
+        self,
+        groups: Sequence[Group],
+        signals: Collection[Signal],
+        start: float,
+        end: float,
+        step: float,
+        window_s: float | None = None,
     ) -> Mapping[Signal, Mapping[str, Points]]:
-        """(Unix time, value) by signal and group's key. Raises SourceError."""
+        """(Unix time, value) by signal and group's key, rates over `window_s`. Raises SourceError."""
         ...
 
 
@@ -58,7 +67,50 @@ def recalled(memory: Memory, source: Historian, groups: Mapping[RoleKey, Group],
             roles[key] = grown
             added += len(grown.prompt_load) + len(grown.output_load) - len(known.prompt_load) - len(known.output_load)
     log.info("load history from Prometheus", bins=added, roles=len(groups))
-    return Memory(roles, memory.at)
+    return replace(memory, roles=roles)
+
+
+def recalled_days(
+    memory: Memory, source: Historian, groups: Mapping[RoleKey, Group], rules: Rules, now: float
+) -> Memory:
+    """The memory with the loads over days, as means of ten minutes; what is remembered already stays as it is.
+
+    A rate over ten minutes, asked for at the end of each bin, is the bin's mean.
+    """
+    if not rules.days:
+        return memory
+    signals = {PROMPTS: Signal.COMPUTED_PROMPT_RATE, OUTPUTS: Signal.GENERATION_RATE}
+    end = math.floor(now / GRID.step_s) * GRID.step_s
+    start = end - (memory.days.keep - 1) * GRID.step_s
+    try:
+        told = source.history(tuple(groups.values()), tuple(signals.values()), start, end, GRID.step_s, GRID.step_s)
+    except SourceError as error:
+        log.warning("no days of load from Prometheus; they are gathered from now on", reason=str(error))
+        return memory
+    known, found = memory.days.histories(), {}
+    for key, group in groups.items():
+        for kind in KINDS[key.role]:
+            points, name = told.get(signals[kind], {}).get(group.key, []), name_of(key, kind)
+            past = _merged(known.get(name), points, round(end / GRID.step_s) - 1, memory.days.keep)
+            if past is not None:
+                found[name] = past
+    log.info("days of load from Prometheus", loads=len(found), of=len(groups))
+    return replace(memory, days=nobody().laid_out(tuple(found), found)) if found else memory
+
+
+def _merged(known: Past | None, points: Points, newest: int, keep: int) -> Past | None:
+    """Bins up to `newest`, as remembered where they are, else as told; None where there is nothing."""
+    values = np.full(keep, np.nan)
+    for at, value in points:
+        place = round(at / GRID.step_s) - 1 - newest + keep - 1
+        if 0 <= place < keep and 0 <= value <= LARGEST:
+            values[place] = value
+    if known is not None:
+        places = np.arange(known.newest - len(known.values) + 1, known.newest + 1) - newest + keep - 1
+        usable = (places >= 0) & (places < keep) & np.isfinite(known.values)
+        values[places[usable]] = known.values[usable]
+    seen = np.flatnonzero(np.isfinite(values))
+    return Past(newest, values[seen[0] :]) if len(seen) else None
 
 
 def _grown(known: RoleMemory, prompts: Points, outputs: Points, rules: Rules, now: float) -> RoleMemory:

@@ -20,7 +20,8 @@ from autoscaler.model import Tier
 from autoscaler.policies.role_steps import OBEYED, require_not_negative, require_positive
 from autoscaler.rules import Rules, SupplyRules
 from autoscaler.tick import tick
-from forecasting.forecaster import LastValue, SimpleQuantile
+from forecasting.damped import DampedQuantile
+from forecasting.forecaster import LastValue
 
 if TYPE_CHECKING:
     from autoscaler.model import Decision, Observation
@@ -48,7 +49,8 @@ class TokenDynamics:
         forecast: upper quantiles by the load's own history, or the last value.
         quantile: planned for, 0.5..1; None: each tier's own, from prices. lead_quantile: of the lead times.
         fallback_margin: on the present load where the forecast cannot be relied on.
-        stabilise_down_s: the wish falls to the highest plan of this long.
+        stabilise_down_s: the wish falls to the highest plan of this long, or, where the load soon reaches less with
+            probability hold_quantile, to the highest of hold_s.
         most_up, most_up_replicas, most_down: largest changes per tick (shares; replicas).
         history_s: of the load. window_s: of the rates seen.
         start_deadline_s: asked for so long ago and not arrived: no longer counted on.
@@ -62,6 +64,8 @@ class TokenDynamics:
     lead_quantile: float = 0.9
     fallback_margin: float = 0.3
     stabilise_down_s: float = 300.0
+    hold_s: float = 60.0
+    hold_quantile: float = 0.9
     most_up: float = 4.0
     most_up_replicas: int = 8
     most_down: float = 0.5
@@ -77,7 +81,9 @@ class TokenDynamics:
     def __post_init__(self) -> None:
         require_positive(self, "most_up", "most_up_replicas", "most_down", "history_s", "window_s", "interval_s")
         require_positive(self, "start_deadline_s", "horizon_s", "time_limit_s")
-        require_not_negative(self, "stabilise_down_s", "gap", "fallback_margin")
+        require_not_negative(self, "stabilise_down_s", "hold_s", "gap", "fallback_margin")
+        if not 0 < self.hold_quantile < 1:
+            raise ValueError(f"hold_quantile {self.hold_quantile}: must lie strictly between 0 and 1")
         if self.quantile is not None and not 0.5 <= self.quantile < 1:  # noqa: PLR2004 - the median is the least that is no gamble
             raise ValueError(f"quantile {self.quantile}: must be at least 0.5 and below 1")
 
@@ -87,17 +93,24 @@ class TokenDynamics:
         return Rules(
             roles=scene.roles,
             supply=scene.supply or tuple(SupplyRules(Tier.START, name, START_S, 1.0) for name in names),
-            forecaster=LastValue() if self.forecast is Foresight.LAST_VALUE else SimpleQuantile(),
+            forecaster=LastValue() if self.forecast is Foresight.LAST_VALUE else DampedQuantile(),
             quantile=self.quantile,
             lead_quantile=self.lead_quantile,
             fallback_margin=0.0 if self.forecast is Foresight.LAST_VALUE else self.fallback_margin,
+            days=self.forecast is Foresight.QUANTILE,
             history_s=self.history_s,
             bin_s=max(self.interval_s, self.history_s / HISTORY_POINTS),
             window_s=self.window_s,
             mix_memory_s=max(10 * self.window_s, 4 * self.interval_s),
             start_deadline_s=self.start_deadline_s,
             guards=GuardRules(
-                self.stabilise_down_s, self.most_up, self.most_up_replicas, self.most_down, self.follow.tolerance
+                self.stabilise_down_s,
+                self.most_up,
+                self.most_up_replicas,
+                self.most_down,
+                self.follow.tolerance,
+                self.hold_s,
+                self.hold_quantile,
             ),
             horizon_s=self.horizon_s,
             time_limit_s=self.time_limit_s,

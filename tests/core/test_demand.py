@@ -38,13 +38,13 @@ def test_needs_now_and_at_every_lead_time_in_order() -> None:
 
 
 def test_the_forecast_asks_for_more_at_longer_leads() -> None:
-    """A young history: at 95 % a margin of 30 % x sqrt(minutes): 3,900 at 60 s, 3,000 x 1.671 = 5,012 at 300 s."""
+    """A young history: at 95 % a margin of 30 % x sqrt(minutes): 900 at 60 s, 2,012 at 300 s; half of it at first."""
     ladder = (SupplyRules(Tier.START, "gpu", 60.0, 2.5), SupplyRules(Tier.PROVISION, "gpu", 300.0, 2.5))
     given = replace(RULES, supply=ladder, forecaster=SimpleQuantile(), quantile=0.95)
     found = role_demand(loaded(3000.0), None, RULE, given, T0)
-    assert found.forecast == pytest.approx(5012, abs=1)
-    # 390 + 1.645 x 19.7 = 422 places: 6; 501 + 1.645 x 22.4 = 538: 7
-    assert found.at == ((0.0, 5), (60.0, 6), (300.0, 7))
+    assert found.forecast == pytest.approx(3000 + 2012 / 2, abs=1)
+    # 345 + 1.645 x 18.6 = 375.6 places: 5; 400.6 + 1.645 x 20 = 433.5: 6
+    assert found.at == ((0.0, 5), (60.0, 5), (300.0, 6))
 
 
 def test_a_load_never_seen_is_said_to_be_unknown_and_needs_nothing() -> None:
@@ -59,6 +59,26 @@ def test_the_engines_own_kv_capacity_replaces_the_profiles() -> None:
     shown = velocity_now(known, RULE, engine, learned)
     assert (shown.tokens, shown.batch) == pytest.approx((36 / 0.056, 36.0))
     assert shown.binds == "kv"
+
+
+def test_of_profile_and_learning_the_more_certain_counts_more() -> None:
+    """Windows say 2e-4 s a token, good to 1e-5, where the profile says 1e-4. One good to 5 % is hardly left: learned is
+    (200 + 400) / 500 = 1.2 of it, and 1.2^0.64 = 1.12 planned with. One good to 100 % gives way: 1.99^0.997.
+    """
+    found = []
+    for sd in (0.05, 1.0):
+        rule = replace(role_rules(Role.PREFILL), prior=Prior(STEP, sd))
+        slow = Learned(
+            precision=tuple(100.0 if place == 5 else 0.0 for place in range(16)),
+            moment=(0.0, 200.0, 0.0, 0.0),
+            prefill_windows=20.0,
+            scale=rule.prior.scale,
+        )
+        engine, learned = engine_now(RoleMemory(learned=slow), rule)
+        assert learned.step.per_prompt_token > engine.step.per_prompt_token >= STEP.per_prompt_token
+        found.append(engine.step.per_prompt_token / STEP.per_prompt_token)
+    assert found[0] < 1.15
+    assert found[1] > 1.9
 
 
 def test_doubt_slows_the_engine_that_is_planned_with_but_not_the_one_shown() -> None:

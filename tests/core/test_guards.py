@@ -60,6 +60,24 @@ def test_a_first_look_never_shrinks_even_without_stabilisation() -> None:
     assert guarded(7, standing(watched_s=1.0), eager)[0] == 7
 
 
+@pytest.mark.parametrize(
+    ("last", "soon", "held", "why"),
+    [
+        (8, None, 9, "as many were wanted within 300 s"),  # too little history: the long window
+        (7, 5, 7, None),  # neither holds above the plan of 7
+        (8, 5, 8, "as many were wanted within 60 s"),
+        (7, 8, 8, "the load may need as many again within 300 s"),
+        (7, 30, 9, "as many were wanted within 300 s"),  # never longer than the long window
+    ],
+)
+def test_what_the_load_does_not_need_again_is_let_go_sooner(
+    last: int, soon: int | None, held: int, why: str | None
+) -> None:
+    wish, said = guarded(7, standing(recent_plans=9, last_plans=last, soon=soon), RULES)
+    assert wish == held
+    assert said == ((("stabilise", f"held at {held}: {why}"),) if why else ())
+
+
 def test_stabilised_at_the_highest_recent_plan() -> None:
     wish, said = guarded(7, standing(recent_plans=9), RULES)
     assert (wish, said) == (9, (("stabilise", "held at 9: as many were wanted within 300 s"),))
