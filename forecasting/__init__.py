@@ -18,6 +18,7 @@ Many loads, bin by bin, with bounds that keep their promise:
     forecaster.ahead(state)                                                  # loads x horizons x quantiles
 """
 
+from forecasting.damped import DampedQuantile, reached
 from forecasting.events import Event, declared
 from forecasting.forecaster import Forecast, Forecaster, LastValue, SimpleQuantile
 from forecasting.intervals import Bounded, BoundedState
@@ -34,6 +35,7 @@ __all__ = [
     "Backtest",
     "Bounded",
     "BoundedState",
+    "DampedQuantile",
     "Event",
     "Forecast",
     "Forecaster",
@@ -50,5 +52,6 @@ __all__ = [
     "detect",
     "named",
     "packed",
+    "reached",
     "unpacked",
 ]
