@@ -12,7 +12,7 @@ profile made once per bucket would, instead of at the mean itself. Prompt tokens
 not know caches); `uncached` counts only those computed. Scaling down is immediate, as in the paper. No forecast.
 
 Convertible decoders are a fixed number of decode replicas beyond the need (the paper sizes it offline from the trace's
-burst ratio); that they take prefill overflow is the router's business.
+burst ratio). Each decision takes them by the tier `convert`: the router gives them what prefill cannot do at once.
 Roles: the authors have prefill and decode only; colocated replicas get the sum of both shares, rounded up once, and
 the convertible ones too, since each of them takes prompts anyway.
 
@@ -25,10 +25,10 @@ takes a minute to come back makes each of those turns a shortage.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from autoscaler.model import Decision, Role
+from autoscaler.model import Decision, Role, Take, Tier
 from autoscaler.policies.pool_traffic import Traffic, TrafficState, traffic
 from autoscaler.policies.role_steps import (
     DIRECT,
@@ -47,7 +47,7 @@ from autoscaler.velocity import Mix, colocated_share, decode_velocity, prefill_v
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from autoscaler.model import Observation, RoleObservation
+    from autoscaler.model import Observation, RoleDecision, RoleObservation
     from autoscaler.policies.policy import Follow, Scene
     from autoscaler.rules import RoleRules
 
@@ -97,12 +97,17 @@ class TokenScale:
                 if told is not None:
                     wishes[rule.key] = self._wish(rule, told, now)
         made = [
-            decided(rule, told_of.get(rule.key), wishes[rule.key])
+            self._converting(decided(rule, told_of.get(rule.key), wishes[rule.key]))
             if rule.key in wishes
             else kept(rule, told_of.get(rule.key), silence(told_of.get(rule.key), seen) or "")
             for rule in scene.roles
         ]
         return Decision(seen.at, tuple(made), failure=seen.failure), states
+
+    def _converting(self, made: RoleDecision) -> RoleDecision:
+        if made.key.role is not Role.DECODE or not self.convertible:
+            return made
+        return replace(made, takes=(Take(Tier.CONVERT, self.convertible, 0.0),))
 
     def _wish(self, rule: RoleRules, told: RoleObservation, now: Traffic | None) -> Wish:
         if now is None:

@@ -32,7 +32,7 @@ from autoscaler.simulator.spans import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from autoscaler.simulator.engine_types import EngineProfile
     from autoscaler.simulator.job import Job
@@ -79,6 +79,7 @@ class FastEngine:
         self.kv = KvBlocks(profile.usable_blocks, profile.block_size)
         self.prefix = PrefixCache(prefix_block, self.kv)
         self.waiting: deque[Job] = deque()
+        self._converted: deque[Job] = deque()
         self._fetched: deque[Job] = deque()
         self._running: dict[int, Job] = {}
         self._prefill: dict[int, Job] = {}
@@ -107,7 +108,7 @@ class FastEngine:
     def _queued(self, steps: int) -> int:
         """Requests queued, as told once so many steps of the segment have ended."""
         began = self._begun + self._factor * span_seconds(steps - 1, self._a1, self._q) if steps else math.inf
-        return queued_before(self.waiting, began)
+        return queued_before(self.waiting, began) + queued_before(self._converted, began)
 
     def fits(self, prompt: int, outputs: int) -> bool:
         """Whether the empty engine could ever finish such a request."""
@@ -128,8 +129,8 @@ class FastEngine:
         self.load += 1
         if not job.fetches:
             self.backlog += job.prompt - job.cached
-        self.waiting.append(job)
-        return self._noticed(now, blocked=len(self.waiting) > 1)
+        (self._converted if converted else self.waiting).append(job)
+        return self._noticed(now, blocked=len(self.waiting) + (len(self._converted) if converted else 0) > 1)
 
     def fetched(self, job: Job, now: float) -> bool:
         """Decode role: this job's KV has arrived; True when `end` changed."""
@@ -139,7 +140,7 @@ class FastEngine:
     def release(self, job: Job, now: float) -> bool:
         """Prefill role: free a finished prompt's KV, now that it is fetched; True when `end` changed."""
         self.prefix.give(job)
-        return bool(self.waiting) and self._noticed(now, blocked=False)
+        return bool(self.waiting or self._converted) and self._noticed(now, blocked=False)
 
     def abandon(self, job: Job, now: float) -> bool:
         """Decode role: this job's KV will never come; True when `end` changed."""
@@ -259,7 +260,7 @@ class FastEngine:
                 held_back = True
             kv.used += kv.entered(self.steps + 1)
             self.prefix.trim()
-        if self.waiting or self._prefill or self._fetched:
+        if self.waiting or self._prefill or self._fetched or self._converted:
             self._schedule(now, held_back=held_back)
         decoding, chunks = self._decoding, self._chunks
         if not decoding and not chunks:
@@ -286,28 +287,41 @@ class FastEngine:
     def _schedule(self, now: float, *, held_back: bool) -> None:
         """Give out the step's token budget: unfinished prompts first, then fetched ones, then the queue."""
         budget = self._budget - self._decoding
-        if self.prompt_seconds < _NEVER and self.backlog:
-            budget = min(budget, self.prompt_tokens_a_step() + len(self._fetched))
+        begun: Iterable[Job] = self._prefill.values()
+        if self.backlog and self.prompt_seconds < _NEVER:
+            # Requests to decode come first; prompts taken over from prefill replicas get what the step's target leaves.
+            begun = list(begun)
+            budget = self._admit(budget, now, held_back=held_back, prompts=False)
+            budget = min(budget, self.prompt_tokens_a_step())
         chunks = self._chunks
-        for job in self._prefill.values():
+        for job in begun:
             if budget <= 0:
                 break
             count = min(job.remaining, budget)
             chunks.append((job, count))
             budget -= count or 1
+        self._admit(budget, now, held_back=held_back)
+
+    def _admit(self, budget: int, now: float, *, held_back: bool, prompts: bool = True) -> int:
+        """Fetched requests join the batch, queued ones start, prompts to compute only if wanted; the budget left."""
         while self._fetched and budget > 0 and len(self._running) < self._most:
             budget = self._start(self._fetched.popleft(), budget, now)
-        while not held_back and budget > 0 and self.waiting and len(self._running) < self._most:
-            job = self.waiting[0]
+        while not held_back and budget > 0 and len(self._running) < self._most:
+            queue = self.waiting or self._converted
+            fetches = bool(queue) and queue[0].fetches and queue[0].scheduled is None
+            if not (queue and (prompts or fetches)):
+                break
+            job = queue[0]
             tokens = job.prompt + job.generated
             if not self.prefix.take(job, tokens):
                 break
             job.stored = tokens
-            self.waiting.popleft()
-            if job.fetches and job.scheduled is None:
+            queue.popleft()
+            if fetches:
                 self.fetch.append(job)
             else:
                 budget = self._start(job, budget, now)
+        return budget
 
     def _start(self, job: Job, budget: int, now: float) -> int:
         """Put a job into the batch with its first chunk; returns the budget left."""
@@ -359,4 +373,4 @@ class FastEngine:
 
     def unfinished(self) -> list[Job]:
         """Every job handed in and not finished, in no particular order; those under transfer are the owner's."""
-        return [*self.waiting, *self._fetched, *self._running.values()]
+        return [*self.waiting, *self._converted, *self._fetched, *self._running.values()]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from autoscaler.model import Role
@@ -18,21 +17,17 @@ from autoscaler.simulator.engine_types import EngineRole
 from autoscaler.simulator.fast_engine import FastEngine
 from autoscaler.simulator.job import Job
 from autoscaler.simulator.ledger import Ledger
-from autoscaler.simulator.setup import Routing
+from autoscaler.simulator.routing import Router
 from autoscaler.simulator.wiring import Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from autoscaler.simulator.engine_types import EngineProfile
     from autoscaler.simulator.requests import Workload
     from autoscaler.simulator.wiring import Gateway, Link
 
 _NEVER = math.inf
-_LOAD = attrgetter("load")
-_BACKLOG = attrgetter("backlog")
-PREFIX_WEIGHT = 2.0
-"""Weight of a full prefix match against being the least loaded: llm-d's default scheduling profile (2 to 1)."""
 
 
 class Fleet:
@@ -40,6 +35,7 @@ class Fleet:
 
     Attributes:
         ledger: what became of each request. now: simulated seconds. born: replicas ever added.
+        moved_bytes, across_bytes: KV that went over links, and that of it between two network domains.
         refused: requests longer than an engine's KV cache. shed: turned away by the full gateway.
     """
 
@@ -50,6 +46,7 @@ class Fleet:
         self._entry = Role.COLOCATED if link is None else Role.PREFILL
         self._link = link
         self._gateway = gateway
+        self._router = Router(gateway.routing, self._entry, link)
         self._arrivals: list[float] = workload.arrival_s.tolist()
         self._prompts: list[int] = workload.prompt.tolist()
         self._outputs: list[int] = workload.output.tolist()
@@ -61,10 +58,9 @@ class Fleet:
         self._moving: list[tuple[float, int, int, Job]] = []
         self._moved = 0
         self._replicas: dict[int, Replica] = {}
-        self._open: dict[Role, list[FastEngine]] = {self._entry: [], Role.DECODE: []}
+        self.moved_bytes = self.across_bytes = 0.0
         self._held: deque[Job] = deque()
         self._handed: deque[tuple[Job, int]] = deque()
-        self._turn = 0
         self.born = 0
         self._busy_gone = 0.0
 
@@ -90,6 +86,15 @@ class Fleet:
     def empty(self, number: int) -> bool:
         """Whether nobody waits for anything in this replica."""
         return self._replicas[number].empty
+
+    @property
+    def convertible(self) -> int:
+        """Decode replicas, the oldest, that may compute prompts."""
+        return self._router.convertible
+
+    def convert(self, count: int) -> None:
+        """From now on so many decode replicas, the oldest, may compute prompts."""
+        self._router.convertible = count
 
     def busy_for(self, number: int) -> float:  # noqa: ARG002 - the protocol's
         """Not known beforehand: how long a request takes depends on what comes."""
@@ -131,7 +136,7 @@ class Fleet:
         if role is Role.DECODE and self._link is not None:
             engine.prompt_seconds = self._link.tpot_s
         self._replicas[number] = Replica(engine, role, domain)
-        self._open[role].append(engine)
+        self._router.join(engine, role, domain)
         self._dispatch()
         return number
 
@@ -144,7 +149,7 @@ class Fleet:
         replica = self._replicas[number]
         if replica.accepts:
             replica.accepts = False
-            self._open[replica.role].remove(replica.engine)
+            self._router.leave(replica.engine, replica.role, replica.domain)
 
     def remove(self, number: int) -> None:
         """The replica is gone; what it still held is lost, and so is what waits elsewhere for KV it kept."""
@@ -224,14 +229,10 @@ class Fleet:
 
     def _place(self, job: Job) -> bool:
         """Give a job to an engine; False when none may take it now."""
-        able: Sequence[FastEngine] = self._open[self._entry]
-        limit = self._gateway.limit
-        if limit is not None:
-            able = [engine for engine in able if engine.load < limit]
-        if not able:
+        engine = self._router.entry(job, self._gateway.limit)
+        if engine is None:
             return False
-        engine = self._choose(able, job)
-        relief = self._relief(engine, job)
+        relief = self._router.relief(engine, job.prompt, self._outputs[job.number])
         if relief is not None:
             engine, job.outputs = relief, self._outputs[job.number]
         if not engine.fits(job.prompt, job.outputs):
@@ -240,36 +241,6 @@ class Fleet:
         if engine.submit(job, self.now, converted=relief is not None):
             self._changed(engine)
         return True
-
-    def _relief(self, engine: FastEngine, job: Job) -> FastEngine | None:
-        """The convertible decoder that would have computed this prompt sooner than its prefill engine; None: none.
-
-        A convertible decoder computes a chunk in each step of `tpot_s`; a prefill engine, b seconds a token.
-        """
-        link = self._link
-        if link is None or not link.convertible:
-            return None
-        able = self._open[Role.DECODE][: link.convertible]
-        if not able or not engine.backlog:
-            return None
-        best = min(able, key=_BACKLOG)
-        steps = -(-(best.backlog + job.prompt) // max(1, best.prompt_tokens_a_step()))
-        soon = steps * link.tpot_s < (engine.backlog + job.prompt) * engine.profile.prefill_token_seconds
-        return best if soon and best.fits(job.prompt, self._outputs[job.number]) else None
-
-    def _choose(self, able: Sequence[FastEngine], job: Job) -> FastEngine:
-        routing = self._gateway.routing
-        if routing is Routing.ROUND_ROBIN:
-            self._turn += 1
-            return able[self._turn % len(able)]
-        least = min(able, key=_LOAD if self._entry is Role.COLOCATED else _BACKLOG)
-        if routing is Routing.LEAST_LOADED or not job.blocks:
-            return least
-        most = max(1, *map(_LOAD, able))
-        scores = [
-            PREFIX_WEIGHT * engine.prefix.hits(job.blocks) / len(job.blocks) - engine.load / most for engine in able
-        ]
-        return able[scores.index(max(scores))]
 
     def _changed(self, engine: FastEngine) -> None:
         if engine.end < _NEVER:
@@ -281,7 +252,7 @@ class Fleet:
         """Hand out what the gateway and the hand-over hold, as far as engines may take it."""
         while self._held and self._place(self._held[0]):
             self._held.popleft()
-        while self._handed and self._open[Role.DECODE]:
+        while self._handed and self._router.decodes:
             self._to_decode(*self._handed.popleft())
 
     def _hand_over(self, replica: Replica) -> None:
@@ -292,7 +263,7 @@ class Fleet:
                 self.ledger.first[done.number] = self.now
             job = Job(done.number, done.prompt, self._outputs[done.number], 0)
             job.source = replica.engine.number
-            if self._open[Role.DECODE]:
+            if self._router.decodes:
                 self._to_decode(job, replica.engine.number)
             else:
                 self._handed.append((job, replica.engine.number))
@@ -302,7 +273,7 @@ class Fleet:
         replica = self._replicas.get(source)
         if replica is None:
             return
-        engine = min(self._open[Role.DECODE], key=_LOAD)
+        engine = self._router.decoder(replica.domain)
         if not engine.fits(job.prompt, job.outputs):
             self.refused += 1
             self._let_go(replica, job)
@@ -320,8 +291,10 @@ class Fleet:
                 continue
             size = job.prompt * link.bytes_per_token
             begins = max(self.now, source.link_free)
-            speed = link.bytes_per_s * (1.0 if source.domain == replica.domain else link.across)
-            source.link_free = begins + size / speed
+            near = source.domain == replica.domain
+            source.link_free = begins + size / (link.bytes_per_s * (1.0 if near else link.across))
+            self.moved_bytes += size
+            self.across_bytes += 0.0 if near else size
             replica.transfer_bytes += size
             replica.transfer_busy += source.link_free - self.now
             self._move(source.link_free, replica, job)

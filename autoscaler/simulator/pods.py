@@ -210,6 +210,9 @@ class Pods:
         return sum(book.count(PodState.PENDING) for book in self.books.values()) * self._gpus
 
     def _by_permit(self, now: float) -> None:
+        lacking = min(self._supply.lacking, self._lacks())
+        if lacking and self._setup.supply.scheduler_preempts:
+            self._supply.preempt(lacking, now)
         for book in self.books.values():
             permits = book.permits
             if now > permits.until:

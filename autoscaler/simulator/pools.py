@@ -23,6 +23,7 @@ from autoscaler.simulator.scenes import stage
 from autoscaler.simulator.simulate import fluid_world, request_world, run_policy
 from autoscaler.simulator.supply import Supply, Timers
 from autoscaler.simulator.world import Shared, most_gpus, play
+from autoscaler.supply import Supply as Training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -111,7 +112,13 @@ class PoolsWorld:
         """All pools' roles and each accelerator's stock. Raises CannotSee while a fault makes any pool unreadable."""
         seen = [world.observe(now) for world in self.worlds]
         stocks = {stock.accelerator: stock for one in seen for stock in one.stocks}
-        return Observation(now, tuple(role for one in seen for role in one.roles), tuple(stocks.values()), "simulation")
+        roles = tuple(role for one in seen for role in one.roles)
+        # Pools of one accelerator tell of the same training.
+        told = {stock.accelerator: one.supply for one in seen for stock in one.stocks if one.supply is not None}
+        gangs = tuple(gang for supply in told.values() for gang in supply.gangs)
+        lent = tuple(one for supply in told.values() for one in supply.lent)
+        training = Training(now, gangs=gangs, lent=lent) if told else None
+        return Observation(now, roles, tuple(stocks.values()), "simulation", supply=training)
 
     def enact(self, decision: Decision, /) -> None:
         """To every pool what was decided for its roles."""

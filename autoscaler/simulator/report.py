@@ -38,8 +38,11 @@ def request_result(world: SimulatedWorld, fleet: Fleet, load: Workload, policy: 
     """The score of a world whose requests were played one by one."""
     outcomes = fleet.ledger.frozen()
     score = served(load, outcomes, world.setup.slo)
+    across = fleet.across_bytes / fleet.moved_bytes if fleet.moved_bytes else None
     more = {"shed": fleet.shed, "refused": fleet.refused, "preemptions": int(outcomes.preempted.sum())}
-    return _result(world, score, load, policy, {"seed": seed, "fidelity": "requests", **more})
+    return _result(
+        world, score, load, policy, {"seed": seed, "fidelity": "requests", "kv_across_share": across, **more}
+    )
 
 
 def fluid_result(

@@ -24,6 +24,7 @@ class Result:
         recovery_s: longest spell of minutes below the wanted attainment.
         peak_replicas, mean_replicas: ready, all roles together.
         cross_domain_share: share of time-weighted prefill-decode pairs in different network domains; None: colocated.
+        kv_across_share: share of the KV bytes moved that went between two domains; None: none moved, or a fluid.
         config: everything needed to run it again.
         history: by role, (s, spec, existing, ready) at each change. needed: by role, replicas needed per `bin_s`.
     """
@@ -61,6 +62,7 @@ class Result:
     mean_replicas: float
     cross_domain_share: float | None
     config: dict[str, Any]
+    kv_across_share: float | None = None
     notes: tuple[str, ...] = ()
     bin_s: float = 15.0
     history: dict[str, list[tuple[float, int, int, int]]] = field(default_factory=dict)

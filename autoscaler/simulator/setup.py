@@ -58,6 +58,17 @@ class Actuation:
     drain_limit_s: float = 300.0
 
 
+class Victims(StrEnum):
+    """Which training gangs are taken, whole, until there are GPUs enough."""
+
+    LEAST_LOST = "least-lost"
+    """Those that lose the least work per GPU, and of those none that is not needed; as Tidegate's hands choose."""
+    PRIORITY = "priority"
+    """Lowest priority first, among equals the one that started last; as kube-scheduler and Kueue choose."""
+    RANDOM = "random"
+    """By lot."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingGang:
     """A training job that holds GPUs until they are taken: all of them or none.
@@ -66,12 +77,14 @@ class TrainingGang:
         gpus: how many. priority: lower ones are taken first.
         checkpoint_s: seconds between checkpoints; work since the last one is lost when it is evicted.
         requeue_s: seconds of work that starting again costs, on all its GPUs.
+        ran_s: for so long it has run when the world begins; so far are its checkpoints along.
     """
 
     gpus: int = 8
     priority: int = 0
     checkpoint_s: float = 1800.0
     requeue_s: float = 300.0
+    ran_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,12 @@ class SupplySetup:
     Attributes:
         gpus: prepared GPUs, gangs' excluded; None: as many as all roles may have at most.
         node_gpus: GPUs of a node; domain_nodes: nodes of a network domain.
-        gangs: training jobs on further GPUs. nodes_to_buy: nodes that can be provisioned.
+        gangs: training jobs on further GPUs. victims: which of them are taken.
+        scheduler_preempts: pods that pend take training at once, whatever the policy said (priority preemption).
+        eviction_s: (median, 90th percentile) until an evicted gang has left; None: the shipped step's, which leaves it
+            time to save. Killing at once takes seconds. What is lost is the work since the last checkpoint either way.
+        training_returns_s: an evicted gang is not started again sooner, so that GPUs do not go to and fro.
+        nodes_to_buy: nodes that can be provisioned.
         autoscaler_delay_s: a pod that pends so long makes the cluster autoscaler buy a node.
         node_idle_s: a bought node without pods is given back after so long.
         start_s: (median, 90th percentile) of the whole start-up; None: the sum of its steps below.
@@ -97,6 +115,10 @@ class SupplySetup:
     node_gpus: int = 8
     domain_nodes: int = 4
     gangs: tuple[TrainingGang, ...] = ()
+    victims: Victims = Victims.LEAST_LOST
+    scheduler_preempts: bool = False
+    eviction_s: tuple[float, float] | None = None
+    training_returns_s: float = 300.0
     nodes_to_buy: int = 0
     autoscaler_delay_s: float = 10.0
     node_idle_s: float = 600.0
@@ -152,7 +174,8 @@ class Setup:
         link_gbps: KV link of one prefill replica, Gbit/s.
         link_across: share of that left between two network domains; crossing switches costs a fifth (HeteroScale).
         convertible: decode replicas, the oldest, that compute prompts when the prefill replicas' backlog is longer
-            (TokenScale's convertible decoders), in chunks that keep the TPOT target. Played request by request only.
+            (TokenScale's convertible decoders), in chunks that keep the TPOT target; more where a decision takes them
+            by the tier `convert`. Played request by request only.
         first_token_at_prefill: the client gets its first token from the prefill engine, not with decode's first step.
         noise: standard deviation of the logarithm of a step's duration.
         block_size: tokens per KV block. settle_s: how long after the last arrival requests may still finish.

@@ -92,6 +92,7 @@ def request_world(
         senses=lambda timers: Scrapes(fleet, timers, setup.actuation, setup.pool),
         meter=GatewayMeter(load, setup.actuation),
         shared=shared,
+        converts=fleet.convert,
     )
     return fleet, world
 

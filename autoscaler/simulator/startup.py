@@ -86,7 +86,7 @@ class Startup:
             shared_by_node=source.shared_by == "node",
             peer_bytes_per_s=peers,
             wake=book.tiers["wake"],
-            eviction=book.steps["training-eviction"],
+            eviction=book.steps["training-eviction"] if setup.eviction_s is None else LeadTime(*setup.eviction_s),
             node=book.steps["node"],
             scale=setup.start_scale,
         )

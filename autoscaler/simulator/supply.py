@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from autoscaler.simulator.setup import Victims
 from autoscaler.simulator.startup import drawn
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from autoscaler.simulator.startup import Startup
 
 Act = Callable[[float], None]
-RETURN_AFTER_S = 300.0
-"""A gang is not started again sooner than this after its eviction, so that GPUs do not go to and fro."""
 
 
 class Timers:
@@ -68,13 +67,23 @@ class Gang:
     since: float = 0.0
     running: bool = True
 
+    def saved_at(self, now: float) -> float:
+        """When it last saved its work: at a checkpoint, or, without any yet, at the start of the present run."""
+        every = self.spec.checkpoint_s
+        return now - (now - self.since) % every if every > 0 else now
+
+    def loses(self, now: float) -> float:
+        """GPU-seconds that its eviction costs: work since it was saved, and starting again."""
+        return self.spec.gpus * (now - self.saved_at(now) + self.spec.requeue_s)
+
 
 @dataclass(slots=True)
 class Lost:
-    """What training has lost to evictions: GPU-seconds, and how many evictions that were."""
+    """What training has lost to evictions: GPU-seconds, how many evictions that were, and GPU-seconds it was away."""
 
     gpu_seconds: float = 0.0
     evictions: int = 0
+    away: float = 0.0
 
 
 class Supply:
@@ -102,7 +111,7 @@ class Supply:
             parts = [(self._node(size, image=setup.image_cached), size) for size in _split(spec.gpus, setup.node_gpus)]
             for node, size in parts:
                 node.free -= size
-            self.gangs.append(Gang(spec, parts))
+            self.gangs.append(Gang(spec, parts, since=-spec.ran_s))
 
     @property
     def free(self) -> int:
@@ -113,6 +122,11 @@ class Supply:
     def preemptible(self) -> int:
         """GPUs that running gangs hold."""
         return sum(gang.spec.gpus for gang in self.gangs if gang.running)
+
+    @property
+    def lent(self) -> int:
+        """GPUs of gangs that were evicted and wait."""
+        return sum(gang.spec.gpus for gang in self.gangs if not gang.running)
 
     @property
     def provisionable(self) -> int:
@@ -157,14 +171,10 @@ class Supply:
             self._timers.at(now + self._setup.node_idle_s, lambda at: self._give_back(node, at))
 
     def preempt(self, gpus: int, now: float) -> int:
-        """Evict gangs for at least `gpus`, lowest priority and least lost work first; returns the GPUs on their way."""
+        """Evict gangs for at least `gpus`, or all there are; returns the GPUs on their way."""
         got = 0
-        while got < gpus:
-            running = [gang for gang in self.gangs if gang.running]
-            if not running:
-                break
-            gang = min(running, key=lambda gang: (gang.spec.priority, self._unsaved(gang, now) * gang.spec.gpus))
-            self.lost.gpu_seconds += gang.spec.gpus * (self._unsaved(gang, now) + gang.spec.requeue_s)
+        for gang in self._victims(gpus, now):
+            self.lost.gpu_seconds += gang.loses(now)
             self.lost.evictions += 1
             gang.running, gang.since = False, now
             nodes, gang.nodes = gang.nodes, []
@@ -173,6 +183,29 @@ class Supply:
             got += gang.spec.gpus
         self.coming += got
         return got
+
+    def _victims(self, gpus: int, now: float) -> list[Gang]:
+        running = [gang for gang in self.gangs if gang.running]
+        rule = self._setup.victims
+        if rule is Victims.RANDOM:
+            running = [running[index] for index in self._random.permutation(len(running))]
+        elif rule is Victims.PRIORITY:
+            running.sort(key=lambda gang: (gang.spec.priority, -gang.since))
+        else:
+            running.sort(key=lambda gang: (gang.loses(now) / gang.spec.gpus, gang.spec.priority))
+        taken: list[Gang] = []
+        got = 0
+        for gang in running:
+            if got >= gpus:
+                break
+            taken.append(gang)
+            got += gang.spec.gpus
+        if rule is Victims.LEAST_LOST:
+            for gang in sorted(taken, key=lambda one: -one.loses(now)):
+                if got - gang.spec.gpus >= gpus:
+                    taken.remove(gang)
+                    got -= gang.spec.gpus
+        return taken
 
     def buy(self, gpus: int, now: float) -> int:
         """Order nodes for at least `gpus`; returns the GPUs on their way. Refused orders bring none."""
@@ -186,7 +219,7 @@ class Supply:
         return got
 
     def give_to_training(self, now: float) -> None:
-        """Let evicted gangs run again on what inference has borrowed and given back."""
+        """Let evicted gangs run again on what inference has borrowed and given back; look again when one may."""
         bought = sum(node.size for node in self.nodes if node.bought)
         borrowed = max(0, self.held - self.prepared - bought)
         waiting = [gang for gang in self.gangs if not gang.running]
@@ -194,7 +227,11 @@ class Supply:
         for gang in sorted(waiting, key=lambda gang: -gang.spec.priority):
             own = [node for node in self.nodes if node.free and not node.bought]
             size = gang.spec.gpus
-            if now - gang.since < RETURN_AFTER_S or size > spare or sum(node.free for node in own) < size:
+            soonest = gang.since + self._setup.training_returns_s
+            if now < soonest:
+                self._timers.at(soonest, self.arrived)
+                continue
+            if size > spare or sum(node.free for node in own) < size:
                 continue
             spare -= size
             for node in own:
@@ -203,11 +240,8 @@ class Supply:
                     node.free -= part
                     size -= part
                     gang.nodes.append((node, part))
+            self.lost.away += gang.spec.gpus * (now - gang.since)
             gang.running, gang.since = True, now
-
-    def _unsaved(self, gang: Gang, now: float) -> float:
-        """Seconds of work since the gang's last checkpoint."""
-        return (now - gang.since) % gang.spec.checkpoint_s if gang.spec.checkpoint_s > 0 else 0.0
 
     def _evicted(self, nodes: list[tuple[Node, int]], now: float) -> None:
         for node, size in nodes:

@@ -5,6 +5,7 @@ The fleet is either played request by request (fleet.py) or as a fluid (fluid.py
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,8 @@ from autoscaler.simulator.replicas import Engines, Replicas
 from autoscaler.simulator.scenes import engine_profile
 from autoscaler.simulator.setup import FaultKind
 from autoscaler.simulator.supply import Supply, Timers
+from autoscaler.supply import Gang, Lent
+from autoscaler.supply import Supply as SeenSupply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,6 +113,7 @@ class SimulatedWorld:
         senses: Callable[[Timers], Senses],
         meter: GatewayMeter | None = None,
         shared: Shared | None = None,
+        converts: Callable[[int], None] | None = None,
     ) -> None:
         self.setup = setup
         self.stage = staged
@@ -120,6 +124,7 @@ class SimulatedWorld:
         self.busy_s = 0.0
         self._interval_s = interval_s
         self._meter = meter
+        self._converts = converts
         streams = np.random.SeedSequence(seed).spawn(3)
         starts, noise, self._chance = (np.random.default_rng(stream) for stream in streams)
         self._noise = _normals(noise)
@@ -157,7 +162,7 @@ class SimulatedWorld:
             raise CannotSee("simulation: the metric source does not answer")
         at = now - self.setup.start_at
         roles = tuple(self._role(rule, at) for rule in self.stage.scene.roles)
-        return Observation(now, roles, (self._stock(),), "simulation")
+        return Observation(now, roles, (self._stock(),), "simulation", supply=self._training(now))
 
     def enact(self, decision: Decision, /) -> None:
         """Publish the wishes; a policy with its own hand writes them at once."""
@@ -168,6 +173,9 @@ class SimulatedWorld:
             scaler.ask(made.desired)
             if made.desired is not None:
                 self.asked[role].append((now, made.desired))
+            if self._converts is not None and role is Role.DECODE:
+                taken = sum(take.replicas for take in made.takes if take.tier is Tier.CONVERT)
+                self._converts(max(self.setup.convertible, taken))
             gpus = self.stage.profile.gpus
             preempt = sum(take.replicas for take in made.takes if take.tier is Tier.PREEMPT) * gpus
             buy = sum(take.replicas for take in made.takes if take.tier is Tier.PROVISION) * gpus
@@ -215,6 +223,25 @@ class SimulatedWorld:
         supply = self.supply
         free = supply.free + supply.held
         return Stock(self.stage.profile.accelerator, free, supply.preemptible, supply.provisionable)
+
+    def _training(self, now: float) -> SeenSupply | None:
+        """Training by name, as a watched cluster tells it; None where there is none."""
+        if not self.supply.gangs:
+            return None
+        begun, accelerator = self.setup.start_at, self.stage.profile.accelerator
+        gangs, lent = [], []
+        for number, gang in enumerate(self.supply.gangs):
+            name, size = f"Job/training/{accelerator}-{number:03d}", gang.spec.gpus
+            if not gang.running:
+                lent.append(Lent(name, accelerator, size, begun + gang.since))
+                continue
+            domains: Counter[tuple[str, ...]] = Counter()
+            for node, gpus in gang.nodes:
+                domains[f"domain-{node.domain}",] += gpus
+            saved = begun + gang.saved_at(now - begun)
+            where = tuple(sorted(domains.items()))
+            gangs.append(Gang(name, accelerator, size, gang.spec.priority, where, begun + gang.since, saved))
+        return SeenSupply(now, gangs=tuple(gangs), lent=tuple(lent))
 
     def _engines(self) -> Engines:
         profile = self.stage.profile

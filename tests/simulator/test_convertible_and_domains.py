@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoscaler.errors import BadSettings
-from autoscaler.model import Role
+from autoscaler.model import Role, Take, Tier
 from autoscaler.policies.registry import make
 from autoscaler.simulator.engine_types import EngineProfile
 from autoscaler.simulator.fleet import Fleet
 from autoscaler.simulator.requests import Workload
+from autoscaler.simulator.scenes import stage
 from autoscaler.simulator.score import latencies
 from autoscaler.simulator.setup import Layout, Setup
-from autoscaler.simulator.simulate import simulate
+from autoscaler.simulator.simulate import request_world, run_policy, simulate
 from autoscaler.simulator.wiring import Gateway, Link
 
 PROFILE = EngineProfile(0.01, 1e-4, 1e-4, 0.0, 40_960, 16, 4096)
@@ -63,7 +64,66 @@ def test_prompts_beyond_what_prefill_can_do_are_taken_over() -> None:
         assert np.nanmax(tpot) <= 0.1 + 1e-3
         waits.append(float(np.max(ttft)))
     assert waits[0] == pytest.approx(40 * 0.4 + 0.6, rel=0.1)
-    assert waits[1] < 0.65 * waits[0]
+    # Both together: 160,000 tokens / (10,000 + 8,900 tokens/s) = 8.5 s.
+    assert waits[1] == pytest.approx(8.5, rel=0.05)
+
+
+def test_requests_to_decode_do_not_queue_behind_prompts_taken_over() -> None:
+    """The first prompt is ready after 0.4 s; its KV moves in 4 ms, and it decodes beside the decoder's own prompts."""
+    load = burst(40, 4000, 4)
+    fleet = played(load, Link(1e9, 1e3, convertible=1))
+    first, engine = fleet.ledger.frozen().first, fleet.ledger.frozen().engine
+    assert (engine == 0).all()
+    # Steps of 0.1 s: it joins the next one and has its token a step after.
+    assert first[0] <= 0.4 + 0.01 + 3 * 0.1
+    assert np.percentile(first, 50) < 5.0
+
+
+def test_how_many_convert_is_switched_while_the_fleet_runs() -> None:
+    """Off until 5 s: nothing is taken over from the first burst; on for the second; off again for the third."""
+    bursts = np.repeat([0.0, 30.0, 60.0], 20)
+    load = Workload("bursts", bursts, np.full(60, 4000), np.full(60, 4))
+    fleet = Fleet(load, Gateway(), Link(1e9, 1e3))
+    fleet.add(Role.DECODE, PROFILE)
+    fleet.add(Role.PREFILL, PROFILE)
+    computed = []
+    for until, count in ((29.0, 0), (59.0, 1), (math.inf, 0)):
+        fleet.convert(count)
+        before = fleet.get(0).engine.computed
+        fleet.advance(until)
+        computed.append(fleet.get(0).engine.computed - before)
+    assert computed[0] == computed[2] == 0
+    assert computed[1] >= 20 * 4000 / 3
+
+
+def test_kv_stays_in_its_domain_while_the_load_there_is_not_much_higher() -> None:
+    """Two domains with one replica of each role, and few requests: all KV stays; without decoders there all crosses."""
+    load = Workload("calm", np.arange(40) * 0.5, np.full(40, 1000), np.full(40, 20))
+    shares = []
+    for domains in (((0, 1), (0, 1)), ((0, 0), (1, 1))):
+        fleet = Fleet(load, Gateway(), Link(1e9, 1e3, across=0.8))
+        for role, places in zip((Role.PREFILL, Role.DECODE), domains, strict=True):
+            for place in places:
+                fleet.add(role, PROFILE, domain=place)
+        fleet.advance(math.inf)
+        assert fleet.moved_bytes == 40 * 1000 * 1e3
+        shares.append(fleet.across_bytes / fleet.moved_bytes)
+    assert shares == [0.0, 1.0]
+
+
+def test_a_policy_converts_by_taking_the_tier() -> None:
+    """TokenScale takes one convertible decoder in each decision of a pool with two roles."""
+    load = Workload("steady", np.arange(600) * 0.2, np.full(600, 1000), np.full(600, 60), horizon_s=120.0)
+    taken: list[tuple[Take, ...]] = []
+    setup = Setup(layout=Layout.DISAGGREGATED)
+    policy = make("tokenscale", {})
+    fleet, world = request_world(load, policy, setup, stage(setup), 0)
+    run_policy(world, policy, stage(setup).scene, lambda _, made: taken.append(made.roles[1].takes))
+    assert taken[-1] == (Take(Tier.CONVERT, 1, 0.0),)
+    assert fleet.convertible == 1
+    unable, world = request_world(load, make("hpa-kv", {}), setup, stage(setup), 0)
+    run_policy(world, make("hpa-kv", {}), stage(setup).scene)
+    assert unable.convertible == 0
 
 
 @settings(max_examples=60, deadline=None)

@@ -220,7 +220,7 @@ def test_a_stopped_live_world_does_not_tick() -> None:
 def test_a_disabled_role_is_published_as_such_with_every_tick() -> None:
     board = Board(Limits(45.0, 120.0), lambda: T0)
     disabled = Wish("llm", {WORKLOAD_LABEL: "off", ROLE_LABEL: "decode"}, {}, disabled="`enabled: false`")
-    publisher = Publisher(board, Telemetry(board), Status("script", 15.0, T0), 0.9, [disabled])
+    publisher = Publisher(board, Telemetry(board), Status("script", 15.0, T0), [disabled])
     live = LiveTrial(2)
     run(live.world, RULES, Memory(), ignored)
     for decision in live.published:

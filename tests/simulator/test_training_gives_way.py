@@ -1,0 +1,179 @@
+"""Training gangs in the simulated world: who is taken, what it costs, what policies are told, when GPUs go back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from autoscaler.model import Tier
+from autoscaler.policies.registry import make
+from autoscaler.simulator.pools import Pool, simulate_pools
+from autoscaler.simulator.requests import Workload
+from autoscaler.simulator.scenes import stage
+from autoscaler.simulator.setup import Setup, SupplySetup, TrainingGang, Victims
+from autoscaler.simulator.simulate import simulate
+from autoscaler.simulator.supply import Supply, Timers
+
+if TYPE_CHECKING:
+    from autoscaler.model import Observation
+
+CHEAP = TrainingGang(gpus=4, priority=2, checkpoint_s=100.0, requeue_s=10.0, ran_s=50.0)
+"""At 0 s it saved 50 s ago."""
+LOW = TrainingGang(gpus=8, priority=0, checkpoint_s=10_000.0, requeue_s=10.0, ran_s=5000.0)
+MIDDLE = TrainingGang(gpus=8, priority=1, checkpoint_s=1000.0, requeue_s=10.0, ran_s=600.0)
+
+
+def supply(victims: Victims, *gangs: TrainingGang, **more: float) -> tuple[Supply, Timers]:
+    """Two prepared GPUs and the gangs."""
+    setup = SupplySetup(gpus=2, gangs=gangs, victims=victims, **more)  # type: ignore[arg-type]  # only numbers
+    timers = Timers()
+    staged = stage(Setup(supply=setup))
+    return Supply(setup, 2, staged.startup, timers, np.random.default_rng(0)), timers
+
+
+def until(timers: Timers, end: float) -> None:
+    while timers.next <= end:
+        timers.fire()
+
+
+@pytest.mark.parametrize(
+    ("victims", "gpus", "taken"),
+    [
+        # Per GPU: CHEAP loses 50 + 10, MIDDLE 600 + 10, LOW 5,000 + 10 s.
+        (Victims.LEAST_LOST, 4, [CHEAP]),
+        # For six GPUs CHEAP and MIDDLE come first; without CHEAP there are still enough, without MIDDLE not.
+        (Victims.LEAST_LOST, 6, [MIDDLE]),
+        (Victims.LEAST_LOST, 12, [CHEAP, MIDDLE]),
+        (Victims.PRIORITY, 4, [LOW]),
+        (Victims.PRIORITY, 12, [LOW, MIDDLE]),
+    ],
+)
+def test_the_rule_says_which_gangs_go(victims: Victims, gpus: int, taken: list[TrainingGang]) -> None:
+    stock, _ = supply(victims, CHEAP, LOW, MIDDLE)
+    got = stock.preempt(gpus, 0.0)
+    assert [gang.spec for gang in stock.gangs if not gang.running] == taken
+    assert got == stock.lent == stock.coming == sum(gang.gpus for gang in taken)
+    costs = {4: 4 * 60, 8: 8 * 610}
+    if victims is Victims.LEAST_LOST:
+        assert stock.lost.gpu_seconds == sum(costs[gang.gpus] for gang in taken)
+
+
+def test_chance_takes_each_of_them_now_and_then() -> None:
+    stock, _ = supply(Victims.RANDOM, CHEAP, LOW, MIDDLE)
+    hit = set()
+    for _ in range(50):
+        stock.preempt(1, 0.0)
+        hit |= {gang.spec.priority for gang in stock.gangs if not gang.running}
+        for gang in stock.gangs:
+            gang.running = True
+    assert hit == {0, 1, 2}
+
+
+def test_a_gang_comes_back_by_itself_when_its_time_is_up() -> None:
+    """Evicted at 0 s; nothing else happens: at 300 s it runs again, and has been away for 300 s on 4 GPUs."""
+    stock, timers = supply(Victims.LEAST_LOST, CHEAP)
+    stock.join(lambda: 0, stock.give_to_training)
+    stock.preempt(4, 0.0)
+    until(timers, 299.0)
+    assert stock.lent == 4
+    until(timers, 301.0)
+    assert (stock.lent, stock.free, stock.lost.away) == (0, 2, 4 * 300)
+
+
+def test_a_time_that_rounds_awkwardly_does_not_stop_the_clock() -> None:
+    """0.1 + 0.7 - 0.1 is less than 0.7 in floating point: looked at that way, the gang would be due for ever."""
+    stock, timers = supply(Victims.LEAST_LOST, CHEAP, training_returns_s=0.7)
+    stock.join(lambda: 0, stock.give_to_training)
+    stock.preempt(4, 0.1)
+    for _ in range(100):
+        if timers.next == float("inf"):
+            break
+        timers.fire()
+    assert timers.next == float("inf")
+    assert stock.lent == 0
+
+
+def load(seconds: int, rates: tuple[float, ...]) -> Workload:
+    """So many requests/s, one rate after the other."""
+    random = np.random.default_rng(3)
+    part = seconds / len(rates)
+    arrival = np.concatenate(
+        [
+            np.sort(random.uniform(index * part, (index + 1) * part, int(rate * part)))
+            for index, rate in enumerate(rates)
+        ]
+    )
+    count = len(arrival)
+    return Workload("steps", arrival, np.full(count, 1000), np.full(count, 200), horizon_s=float(seconds))
+
+
+def test_policies_are_told_of_training_by_name_with_its_last_checkpoint() -> None:
+    seen: list[Observation] = []
+    setup = Setup(supply=SupplySetup(gpus=8, gangs=(MIDDLE, CHEAP)))
+    simulate(load(300, (2.0,)), make("hpa-kv", {}), setup, record=lambda told, _: seen.append(told))
+    told = seen[10].supply
+    assert told is not None
+    middle, cheap = told.gangs
+    assert (middle.gpus, middle.priority, cheap.gpus) == (8, 1, 4)
+    # It began 600 s before the world, which is younger than its first checkpoint: all since then is unsaved.
+    assert middle.started_at == middle.checkpoint_at == setup.start_at - 600
+    # 150 s in, having run 200 s, CHEAP saved a moment ago.
+    assert cheap.checkpoint_at == setup.start_at + 150
+    assert [gpus for _, gpus in middle.domains] == [8]
+
+
+def test_our_policy_takes_training_for_a_burst_and_gives_it_back() -> None:
+    gangs = tuple(TrainingGang(gpus=8, checkpoint_s=1800.0, requeue_s=60.0, ran_s=300.0 * n) for n in range(4))
+    setup = Setup(supply=SupplySetup(gpus=4, gangs=gangs, start_s=(25.0, 45.0)))
+    lent: list[tuple[float, int]] = []
+
+    def note(told: Observation, _made: object) -> None:
+        assert told.supply is not None
+        lent.append((told.at - setup.start_at, sum(one.gpus for one in told.supply.lent)))
+
+    result = simulate(load(2700, (5.0, 60.0, 5.0, 5.0, 5.0)), make("token-dynamics", {}), setup, record=note)
+    assert result.evictions >= 1
+    assert max(gpus for _, gpus in lent) >= 8
+    assert lent[-1][1] == 0
+    assert result.lost_training_gpu_hours > 0
+
+
+def test_a_scheduler_that_preempts_needs_no_leave_of_the_policy() -> None:
+    base = SupplySetup(gpus=2, gangs=(MIDDLE,), start_s=(25.0, 45.0))
+    peaks = []
+    for preempts in (False, True):
+        setup = Setup(supply=replace(base, scheduler_preempts=preempts))
+        result = simulate(load(900, (5.0, 60.0, 60.0)), make("hpa-queue", {}), setup)
+        peaks.append((result.evictions > 0, result.peak_replicas > 2))
+    assert peaks == [(False, False), (True, True)]
+
+
+def test_pools_on_one_supply_tell_of_its_training_once() -> None:
+    pools = [
+        Pool(load(300, (2.0,)), Setup(pool=name, supply=SupplySetup(gpus=8, gangs=(MIDDLE, CHEAP)))) for name in "ab"
+    ]
+    seen: list[Observation] = []
+    simulate_pools(pools, make("hpa-kv", {}), record=lambda told, _: seen.append(told))
+    assert all(told.supply is not None and len(told.supply.gangs) == 2 for told in seen)
+    assert all(told.stocks[0].preemptible == 12 for told in seen)
+    assert Tier.PREEMPT in {rung.tier for rung in stage(pools[0].setup).scene.supply}
+
+
+def test_how_long_training_takes_to_leave_is_told_and_happens() -> None:
+    """Killed at once in 5 s (always): told to policies as 5 s more than a start of 25 s; GPUs are free 5 s later."""
+    at_once = (5.0, 5.000001)
+    setup = Setup(supply=SupplySetup(gpus=2, gangs=(CHEAP,), start_s=(25.0, 25.000001), eviction_s=at_once))
+    leads = {rung.tier: rung.lead_s for rung in stage(setup).scene.supply}
+    assert leads[Tier.START] == pytest.approx(25.0)
+    assert leads[Tier.PREEMPT] == pytest.approx(30.0)
+    timers = Timers()
+    stock = Supply(setup.supply, 2, stage(setup).startup, timers, np.random.default_rng(0))
+    stock.join(lambda: 4, lambda _: None)
+    stock.preempt(4, 100.0)
+    assert (stock.free, stock.coming, stock.lacking) == (2, 4, 0)
+    assert timers.next == pytest.approx(105.0)
+    until(timers, 105.1)
+    assert (stock.free, stock.coming) == (6, 0)
