@@ -12,6 +12,7 @@ from autoscaler.settings_types import (
     Gpus,
     Namespace,
     ObjectName,
+    Replicas,
     Seconds,
     SecondsOrNone,
     SomeGpus,
@@ -40,7 +41,8 @@ class TierModes(Door):
     preempt: Mode | None = Field(None, description="Taking GPUs from training, and giving them back.")
     provision: Mode | None = Field(None, description="Ordering nodes.")
     weights: Mode | None = Field(None, description="Loading weights ahead of pods.")
-    release: Mode | None = Field(None, description="Marking which pods should go first.")
+    release: Mode | None = Field(None, description="Marking which pods should go first, and draining them.")
+    sleep: Mode | None = Field(None, description="Putting engines to sleep, and waking them.")
 
 
 class PreemptionSettings(Door):
@@ -155,6 +157,51 @@ class WeightsSettings(Door):
     max_workers: SomeReplicas = Field(8, description="Never more cache workers.")
 
 
+class ReleaseSettings(Door):
+    """How a pool's replicas are let go: the emptiest first, drained, and some only put to sleep."""
+
+    namespace: Namespace = Field(..., description="The pool's namespace.")
+    pool: Text = Field(..., description="The pool; its replicas must be set by actuator scale or clamp.")
+    scheme: Literal["http", "https"] = Field("http", description="How its engines are asked.")
+    port: Annotated[int, Field(ge=1, le=65_535)] = Field(8000, description="Port of its engines, at their pods' IPs.")
+    metrics_path: Annotated[str, Field(pattern=r"^/\S*$", max_length=200)] = Field(
+        "/metrics", description="Where an engine says how many requests and KV tokens it has."
+    )
+    route_label: Qualified = Field(
+        "tidegate.dev/serving",
+        description='Pod label that a Service or InferencePool selects with value "true"; "false" while a pod drains. '
+        "It must not be in the workload's own selector.",
+    )
+    drain_s: SecondsOrNone = Field(
+        0.0, description="A pod that leaves may finish its requests for so long; 0: none is drained, unless it sleeps."
+    )
+    asleep: Replicas = Field(0, description="So many replicas are put to sleep instead of deleted (Deployments only).")
+    sleep_level: Literal[1, 2] = Field(1, description="vLLM's level: 1 keeps weights in host memory, 2 discards them.")
+
+
+class PullSettings(Door):
+    """Pulling a pool's images onto nodes before its pods come there."""
+
+    namespace: Namespace = Field(..., description="The pool's namespace; the jobs are made there.")
+    pool: Text = Field(..., description="The pool.")
+    at_once: SomeReplicas = Field(4, description="Never more jobs at once: registries and links are shared.")
+    longest_s: Seconds = Field(1800.0, description="A pull that takes longer is ended.")
+    again_s: Seconds = Field(3600.0, description="A job is removed, and a node looked at anew, so long after its end.")
+    tolerations: tuple[dict[str, Any], ...] = Field((), description="Tolerations of the jobs, as for the pool's pods.")
+
+
+class SourceSettings(Door):
+    """Telling loaders which pods have the weights already, for loading from peer to peer."""
+
+    namespace: Namespace = Field(..., description="The pool's namespace.")
+    pool: Text = Field(..., description="The pool.")
+    config_map: ObjectName = Field(
+        ..., description="ConfigMap that its pods take as environment (envFrom): TIDEGATE_WEIGHTS_SOURCES."
+    )
+    port: Annotated[int, Field(ge=1, le=65_535)] = Field(8001, description="Port where pods hand out their weights.")
+    most: SomeReplicas = Field(8, description="So many are named, those in most different network domains first.")
+
+
 class ActionBudget(Door):
     """How much may be done per hour, whatever was decided."""
 
@@ -225,6 +272,9 @@ class ClusterSettings(Door):
     preemption: PreemptionSettings = Field(PreemptionSettings(), description="Taking GPUs from training.")
     provisioning: tuple[ProvisionSettings, ...] = Field((), description="Ordering nodes, by GPU type.")
     weights: tuple[WeightsSettings, ...] = Field((), description="Weights kept close, by pool.")
+    release: tuple[ReleaseSettings, ...] = Field((), description="How replicas are let go, by pool.")
+    images: tuple[PullSettings, ...] = Field((), description="Images pulled ahead of pods, by pool.")
+    sources: tuple[SourceSettings, ...] = Field((), description="Pods that hand out weights, by pool.")
     budget: ActionBudget = Field(ActionBudget(), description="How much may be done.")
     quarantine: QuarantineSettings = Field(QuarantineSettings(), description="What fails repeatedly.")
     election: ElectionSettings = Field(ElectionSettings(), description="Several replicas of Tidegate.")

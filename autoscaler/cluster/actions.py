@@ -9,32 +9,28 @@ Every action is idempotent: carried out twice it leaves the cluster as after onc
 | GiveBack | it is no longer suspended and carries no mark of ours | Preempt |
 | Provision | its node takes pods | ReleaseNode |
 | ReleaseNode | the claim is gone | Provision |
+| LowerBuffer | the buffer says so | Provision |
 | LoadWeights | the runtime says so | the same with the former count |
-| MarkCosts | the pods say so | the next one |
+| MarkCosts, LeaveFirst | the pods say so | the next one, Undrain |
+| Drain | the pod is out of routing | Undrain |
+| Sleep | its engine says that it sleeps | Wake |
+| PullImage | the job has ended | it is removed |
+| TellSources | the ConfigMap says so | the next one |
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from autoscaler.cluster.hand import Hand
+from autoscaler.cluster.pod_actions import Drain, LeaveFirst, PullImage, Sleep, TellSources, Undrain, Wake
 
 if TYPE_CHECKING:
     from autoscaler.cluster.sight_types import Claim, Follower, GangSight, TargetRef
     from autoscaler.cluster.training import Mark, Training
     from autoscaler.model import RoleKey
-    from autoscaler.settings_cluster import ProvisionSettings, WeightsSettings
-
-
-class Hand(StrEnum):
-    """Kinds of action, each with a mode of its own (`cluster.tiers`)."""
-
-    REPLICAS = "replicas"
-    PREEMPT = "preempt"
-    PROVISION = "provision"
-    WEIGHTS = "weights"
-    RELEASE = "release"
+    from autoscaler.settings_cluster import BufferSettings, ProvisionSettings, WeightsSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +186,10 @@ class LoadWeights:
 
 @dataclass(frozen=True, slots=True)
 class MarkCosts:
-    """Say which pods should go first: `controller.kubernetes.io/pod-deletion-cost` by resident KV tokens."""
+    """Say which pods should go first: deletion costs below 0, by KV tokens that would be lost; None: none any more."""
 
     role: RoleKey
-    costs: tuple[tuple[str, int], ...]
+    costs: tuple[tuple[str, int | None], ...]
     reason: str
     hand: Hand = Hand.RELEASE
 
@@ -208,14 +204,48 @@ class MarkCosts:
         return f"deletion costs of {len(self.costs)} pods"
 
 
-Action = SetReplicas | Clamp | Preempt | GiveBack | Provision | ReleaseNode | LoadWeights | MarkCosts
+@dataclass(frozen=True, slots=True)
+class LowerBuffer:
+    """Take back a CapacityBuffer once its nodes are there and in use: left alone it would order as many again."""
+
+    accelerator: str
+    buffer: BufferSettings
+    before: int
+    reason: str
+    role: RoleKey | None = None
+    hand: Hand = Hand.PROVISION
+
+    @property
+    def about(self) -> str:
+        """The buffer."""
+        return f"CapacityBuffer/{self.buffer.namespace}/{self.buffer.name}"
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return f"set replicas to 0 (from {self.before})"
+
+
+Action = (
+    SetReplicas
+    | Clamp
+    | Preempt
+    | GiveBack
+    | Provision
+    | ReleaseNode
+    | LowerBuffer
+    | LoadWeights
+    | MarkCosts
+    | Drain
+    | Undrain
+    | LeaveFirst
+    | Sleep
+    | Wake
+    | PullImage
+    | TellSources
+)
 
 
 def key_of(action: Action) -> str:
     """What must not be done twice at once: the kind of action and its object."""
     return f"{type(action).__name__}:{action.about}"
-
-
-def short_id(*parts: object) -> str:
-    """A name's end that is the same for the same parts: 10 hexadecimal digits."""
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:10]

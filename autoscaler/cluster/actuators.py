@@ -16,14 +16,17 @@ from autoscaler.cluster.actions import (
     Clamp,
     GiveBack,
     LoadWeights,
+    LowerBuffer,
     MarkCosts,
     Preempt,
     Provision,
     ReleaseNode,
     SetReplicas,
-    short_id,
 )
 from autoscaler.cluster.api import ApiError
+from autoscaler.cluster.hand import short_id
+from autoscaler.cluster.pod_actions import Drain, LeaveFirst, PullImage, Sleep, TellSources, Undrain, Wake
+from autoscaler.cluster.pod_actuators import PodActuators
 from autoscaler.cluster.provisioners import order
 from autoscaler.cluster.returns import COST
 from autoscaler.cluster.training import PREEMPTED, Mark
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     import urllib3
 
     from autoscaler.cluster.api import Api, Json, Resource
+    from autoscaler.cluster.engines import Engines
     from autoscaler.cluster.training import Training
 
 TRIES = 5
@@ -61,26 +65,42 @@ class Actuators:
     Args:
         api: to write with. served: the kinds this server serves, by key.
         holder: who we are, for marks and labels. http: for webhooks.
+        engines: who asks and tells engines; None where none can be told.
     """
 
     def __init__(
-        self, api: Api, served: Callable[[], Mapping[str, Resource]], holder: str, http: urllib3.PoolManager
+        self,
+        api: Api,
+        served: Callable[[], Mapping[str, Resource]],
+        holder: str,
+        http: urllib3.PoolManager,
+        engines: Engines | None = None,
     ) -> None:
         self._api, self._served, self._holder, self._http = api, served, holder, http
-
-    def do(self, action: Action, *, now: float, dry_run: bool = False) -> str:
-        """Carry it out; says what was done. Raises ApiError; Changed when it no longer applies."""
-        how: dict[type, Callable[..., str]] = {
+        self.engines = engines
+        pods = PodActuators(api, self._resource, engines)
+        self._how: dict[type, Callable[..., str]] = {
             SetReplicas: self._scale,
             Clamp: self._clamp,
             Preempt: self._preempt,
             GiveBack: self._give_back,
             Provision: self._provision,
             ReleaseNode: self._release,
+            LowerBuffer: self._lower,
             LoadWeights: self._load,
             MarkCosts: self._mark_costs,
+            Drain: pods.drain,
+            Undrain: pods.undrain,
+            LeaveFirst: pods.leave_first,
+            Sleep: pods.sleep,
+            Wake: pods.wake,
+            PullImage: pods.pull,
+            TellSources: pods.tell_sources,
         }
-        return how[type(action)](action, now, dry_run=dry_run)
+
+    def do(self, action: Action, *, now: float, dry_run: bool = False) -> str:
+        """Carry it out; says what was done. Raises ApiError; Changed when it no longer applies."""
+        return self._how[type(action)](action, now, dry_run=dry_run)
 
     def _provision(self, action: Provision, _now: float, *, dry_run: bool) -> str:
         return order(self._api, self._resource, self._http, action, dry_run=dry_run)
@@ -89,6 +109,11 @@ class Actuators:
         meta = action.claim.meta
         self._api.delete(self._resource(kinds.NODE_CLAIMS), "", meta.name, meta.uid, dry_run=dry_run)
         return "claim deleted"
+
+    def _lower(self, action: LowerBuffer, _now: float, *, dry_run: bool) -> str:
+        where = action.buffer.namespace, action.buffer.name
+        self._api.patch(self._resource(kinds.BUFFERS), *where, {"spec": {"replicas": 0}}, dry_run=dry_run)
+        return f"CapacityBuffer {action.buffer.name} replicas 0"
 
     def _resource(self, key: str) -> Resource:
         found = self._served().get(key)
@@ -240,7 +265,7 @@ class Actuators:
     def _mark_costs(self, action: MarkCosts, _now: float, *, dry_run: bool) -> str:
         pods = self._resource(kinds.PODS)
         for name, cost in action.costs:
-            body: Json = {"metadata": {"annotations": {COST: str(cost)}}}
+            body: Json = {"metadata": {"annotations": {COST: str(cost) if cost is not None else None}}}
             with _unless_gone():
                 self._api.patch(pods, action.role.namespace, name, body, dry_run=dry_run)
         return json.dumps(dict(action.costs))[:300]

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from autoscaler.cluster import kinds
-from autoscaler.cluster.actions import Action, short_id
 from autoscaler.cluster.api import ApiError
+from autoscaler.cluster.hand import short_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from autoscaler.cluster.actions import Action
     from autoscaler.cluster.api import Api, Json, Resource
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,14 @@ REASONS = {
     "ReleaseNode": "NodeReturned",
     "LoadWeights": "WeightsRequested",
     "MarkCosts": "ReleaseOrderSet",
+    "LowerBuffer": "CapacityBufferLowered",
+    "Drain": "DrainStarted",
+    "Undrain": "DrainUndone",
+    "LeaveFirst": "Drained",
+    "Sleep": "EngineSleeps",
+    "Wake": "EngineWoken",
+    "PullImage": "ImageRequested",
+    "TellSources": "WeightsSourcesTold",
 }
 
 

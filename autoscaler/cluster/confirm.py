@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from autoscaler.cluster.actions import Action, Clamp, GiveBack, Preempt, Provision, ReleaseNode, SetReplicas
 from autoscaler.cluster.intents import begun
+from autoscaler.cluster.pod_actions import Drain, LeaveFirst, PullImage, Sleep, Undrain, Wake
+from autoscaler.cluster.release import FIRST, standing_of
+from autoscaler.cluster.returns import COST
 
 if TYPE_CHECKING:
     from autoscaler.cluster.sight_types import Snapshot
@@ -17,8 +20,31 @@ def progress(action: Action, seen: Snapshot) -> tuple[bool, bool]:
         return _preempted(action, seen)
     if isinstance(action, Provision):
         return _provisioned(action, seen)
+    if isinstance(action, (Drain, Undrain, LeaveFirst, Sleep, Wake)):
+        return _on_pod(action, seen)
+    if isinstance(action, PullImage):
+        job = next((one for one in seen.training if one.key == action.about), None)
+        return job is not None, job is not None  # how long a pull takes is the registry's affair
     there = _there(action, seen)
     return there, there
+
+
+def _on_pod(action: Drain | Undrain | LeaveFirst | Sleep | Wake, seen: Snapshot) -> tuple[bool, bool]:
+    """A pod that has gone, or is going, needs nothing more."""
+    pods = seen.pools[action.role].living
+    pod = next((one for one in pods if one.meta.uid == action.pod.meta.uid), None)
+    if pod is None:
+        return True, True
+    stands = standing_of(pod)
+    if isinstance(action, Sleep):
+        return bool(stands.stage), stands.stage == "asleep"
+    if isinstance(action, Wake):
+        return stands.stage in {"waking", ""}, not stands.stage
+    if isinstance(action, LeaveFirst):
+        done = pod.meta.annotations.get(COST) == str(FIRST)
+    else:
+        done = (stands.draining_at is None) == isinstance(action, Undrain)
+    return done, done
 
 
 def _there(action: Action, seen: Snapshot) -> bool:

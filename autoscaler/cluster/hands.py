@@ -8,24 +8,26 @@ caches, and confirmed or given up; nothing is done twice for want of seeing it.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
-from autoscaler.cluster import intents, returns
-from autoscaler.cluster.actions import Action, Hand, MarkCosts, Preempt, Provision, key_of
+from autoscaler.cluster import ahead, intents, letting, returns
+from autoscaler.cluster.actions import Action, MarkCosts, Preempt, Provision, key_of
 from autoscaler.cluster.actuators import Changed
 from autoscaler.cluster.api import ApiError, NotLeader
 from autoscaler.cluster.confirm import progress
+from autoscaler.cluster.hand import Hand
+from autoscaler.cluster.hands_state import Alone, InFlight, Leadership, Outcome, State
 from autoscaler.cluster.limits import Limits
+from autoscaler.cluster.pod_actions import TellSources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from autoscaler.cluster.actuators import Actuators
     from autoscaler.cluster.audit import Audit, Events
-    from autoscaler.cluster.sight_types import SightRules, Snapshot
+    from autoscaler.cluster.sight_types import SightRules, Snapshot, WeightsSight
     from autoscaler.model import Decision, RoleKey, Tier
     from autoscaler.settings_cluster import ClusterSettings, Mode
 
@@ -36,56 +38,6 @@ OWED_S = 900.0
 """What a plan meant to take is remembered for so long."""
 
 
-class Leadership(Protocol):
-    """Whether this process may act, and with which token."""
-
-    def token(self) -> int | None:
-        """The fencing token while it leads; None while it does not."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """The only process there is."""
-
-    def token(self) -> int | None:
-        """Always leads."""
-        return 0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of an intended action: `done`, `would`, `held`, `failed`, `confirmed`, `given up`.
-
-    `unanswered`: the API server did not answer, so that nothing more is worth trying now.
-    """
-
-    kind: str
-    action: Action
-    said: str
-    unanswered: bool = False
-
-
-@dataclass(slots=True)
-class InFlight:
-    """An action carried out and not confirmed yet."""
-
-    action: Action
-    since: float
-    visible: bool = False
-
-
-@dataclass(slots=True)
-class State:
-    """What the hands remember. All of it can be lost: the cluster holds what matters (marks, names, replicas)."""
-
-    flying: dict[str, InFlight] = field(default_factory=dict)
-    owed: dict[str, dict[Tier, tuple[float, int]]] = field(default_factory=dict)
-    calm_since: dict[str, float] = field(default_factory=dict)
-    idle_since: dict[str, float] = field(default_factory=dict)
-    said: dict[str, str] = field(default_factory=dict)
-
-
 class Hands:
     """Carries out decisions.
 
@@ -93,10 +45,11 @@ class Hands:
         settings: what may be done. rules: whose replicas have how many GPUs.
         actuators: who writes. audit, events: where it is told.
         leadership: whether this process may act. modes: of a pool, where it has one of its own.
-        workers: present cache workers by `namespace/dataset`.
+        workers: weights caches as they are, by `namespace/dataset`.
+        buffers: replicas of CapacityBuffers now, by `namespace/name`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the hands' parts, each given by name
         self,
         settings: ClusterSettings,
         rules: SightRules,
@@ -106,13 +59,14 @@ class Hands:
         *,
         leadership: Leadership | None = None,
         modes: Mapping[RoleKey, Mode] | None = None,
-        workers: Callable[[], Mapping[str, int]] = dict,
+        workers: Callable[[], Mapping[str, WeightsSight]] = dict,
+        buffers: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._settings, self._rules, self._actuators = settings, rules, actuators
         self._audit, self._events = audit, events
         self._leadership: Leadership = leadership or Alone()
         self._modes = dict(modes or {})
-        self._workers = workers
+        self._workers, self._buffers = workers, buffers
         self.limits = Limits(settings.budget, settings.quarantine)
         self.state = State()
 
@@ -182,13 +136,40 @@ class Hands:
         takeable: Counter[str] = Counter()
         for gang in seen.supply.gangs:
             takeable[gang.accelerator] += gang.gpus if self._mode(Hand.PREEMPT, None) == "active" else 0
-        yield from returns.costs(decision, seen, resident)
+        going = self._letting_go(decision, seen)
+        yield from returns.costs(decision, seen, {**resident, **going.resident})
+        yield from going.actions
         yield from intents.preemptions(found, decision, seen, rules, expected, token)
-        yield from intents.replicas(decision, seen, settings.actuator)
+        yield from intents.replicas(decision, seen, settings.actuator, going.meanwhile)
         yield from returns.orders(found, settings.provisioning, rules, seen, takeable)
         yield from returns.loads(decision, settings.weights, self._workers())
         yield from returns.give_backs(found, seen, self.state.calm_since, settings.preemption.give_back_after_s)
         yield from returns.returns(settings.provisioning, seen, self.state.idle_since)
+        yield from ahead.lowered(found, settings.provisioning, self.state.calm_since, self._buffers(), seen.at)
+        yield from ahead.sources(settings.sources, seen, rules, self.state.told)
+        yield from ahead.pulls(settings.images, seen, rules)
+
+    def _letting_go(self, decision: Decision, seen: Snapshot) -> letting.Plan:
+        found = letting.plan(
+            decision,
+            seen,
+            self._settings.release,
+            self._actuators.engines,
+            actuator=self._settings.actuator,
+            drains=lambda key: self._drains(key, seen),
+            sleeps=lambda key: self._mode(Hand.SLEEP, key) == "active" and self.limits.may(Hand.SLEEP, seen.at),
+            unable=self.limits.quarantined(("Sleep", "Wake"), seen.at),
+        )
+        self.state.waiting = found.waiting
+        return found
+
+    def _drains(self, key: RoleKey, seen: Snapshot) -> bool:
+        """Whether pods can be drained before they go; where they cannot, a pool must not wait for it."""
+        if not self._mode(Hand.RELEASE, key) == self._mode(Hand.REPLICAS, key) == "active":
+            return False
+        stuck = self.limits.quarantined(("Drain", "LeaveFirst"), seen.at)
+        free = all(pod.meta.name not in stuck for pod in seen.pools[key].living)
+        return free and self.limits.may(Hand.RELEASE, seen.at)
 
     def _owe(self, decision: Decision, now: float) -> None:
         """Remember what the plan means to take, until it is there or too old."""
@@ -270,7 +251,9 @@ class Hands:
     def _done(self, action: Action, key: str, now: float) -> None:
         self.state.said.pop(key, None)
         self.limits.done(action, now)
-        if not isinstance(action, MarkCosts):
+        if isinstance(action, TellSources):
+            self.state.told[f"{action.role.namespace}/{action.name}"] = action.sources
+        elif not isinstance(action, MarkCosts):
             self.state.flying[key] = InFlight(action, now)
 
     def _failed(self, action: Action, key: str, error: ApiError, now: float) -> Outcome:
@@ -298,7 +281,12 @@ class Hands:
             waited = seen.at - flight.since
             visible, confirmed = progress(flight.action, seen)
             flight.visible = flight.visible or visible
-            if confirmed:
+            engines = self._actuators.engines
+            if not confirmed and engines is not None and (why := engines.ended(key)) is not None:
+                del self.state.flying[key]
+                self.limits.failed(flight.action, key, seen.at)
+                outcome = Outcome("failed", flight.action, why)
+            elif confirmed:
                 del self.state.flying[key]
                 self.limits.succeeded(key)
                 outcome = Outcome("confirmed", flight.action, f"after {waited:.1f} s")

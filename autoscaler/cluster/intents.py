@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autoscaler.cluster import kinds
-from autoscaler.cluster.actions import Action, Clamp, Preempt, SetReplicas, short_id
+from autoscaler.cluster.actions import Action, Clamp, Preempt, SetReplicas
+from autoscaler.cluster.hand import short_id
 from autoscaler.cluster.training import Mark
 from autoscaler.cluster.victims import chosen
 from autoscaler.model import Role, RoleKey, Tier
@@ -144,8 +145,17 @@ def begun(gang: GangSight) -> Mark | None:
     return next((mark for mark in marks if mark is not None), None)
 
 
-def replicas(decision: Decision, seen: Snapshot, how: str) -> Iterator[Action]:
-    """Replicas to set: growth decode first, shrinkage prefill first, so that decode is never flooded."""
+def replicas(
+    decision: Decision, seen: Snapshot, how: str, meanwhile: Mapping[RoleKey, int] | None = None
+) -> Iterator[Action]:
+    """Replicas to set: growth decode first, shrinkage prefill first, so that decode is never flooded.
+
+    Args:
+        decision: the wishes.
+        seen: the cluster.
+        how: the actuator.
+        meanwhile: replicas to have while some leave or sleep, where that is not the wish.
+    """
     wished = [
         (role, pool)
         for role in decision.roles
@@ -156,7 +166,8 @@ def replicas(decision: Decision, seen: Snapshot, how: str) -> Iterator[Action]:
     ]
     wished.sort(key=lambda pair: _first(*pair))
     for role, pool in wished:
-        action = _set(role, pool, how)
+        wish = (meanwhile or {}).get(role.key, role.desired)
+        action = _set(role, pool, how, wish)
         if action is not None:
             yield action
 
@@ -168,8 +179,14 @@ def _first(role: RoleDecision, pool: PoolSight) -> tuple[int, str]:
     return order.index(role.key.role) + (0 if grows else len(order)), str(role.key)
 
 
-def _set(role: RoleDecision, pool: PoolSight, how: str) -> Action | None:
-    wish, owner = role.desired, pool.owner
+def sets(pool: PoolSight, how: str) -> bool:
+    """Whether its replicas are set from here."""
+    owned = pool.owner is not None
+    return pool.target is not None and pool.scalable is not None and how == ("clamp" if owned else "scale")
+
+
+def _set(role: RoleDecision, pool: PoolSight, how: str, wish: int | None) -> Action | None:
+    owner = pool.owner
     if wish is None or pool.target is None or pool.scalable is None:
         return None
     if how == "clamp" and owner is not None:

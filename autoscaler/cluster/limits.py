@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from autoscaler.cluster import returns
-from autoscaler.cluster.actions import Action, Hand, Preempt, Provision
+from autoscaler.cluster.actions import Action, Preempt, Provision
 from autoscaler.cluster.actuators import LAST_MARK
 from autoscaler.cluster.training import Mark
 
 if TYPE_CHECKING:
+    from autoscaler.cluster.hand import Hand
     from autoscaler.cluster.sight_types import Snapshot
     from autoscaler.settings_cluster import ActionBudget, QuarantineSettings
 
@@ -100,6 +101,18 @@ class Limits:
     def denied(self, action: Action, now: float) -> None:
         """RBAC does not allow it."""
         self._denied[action.hand] = now + DENIED_S
+
+    def may(self, hand: Hand, now: float) -> bool:
+        """Whether the right to it is not known to be missing."""
+        return now >= self._denied.get(hand, 0.0)
+
+    def quarantined(self, kinds: tuple[str, ...], now: float) -> frozenset[str]:
+        """Objects of which actions of these kinds failed too often, by name alone."""
+        return frozenset(
+            key.rpartition("/")[2]
+            for key, until in self._quarantined.items()
+            if now < until and key.partition(":")[0] in kinds
+        )
 
     def spared(self, seen: Snapshot) -> frozenset[str]:
         """Gangs whose taking is quarantined: others must be chosen."""

@@ -262,6 +262,7 @@ class Scalable:
         kind: Deployment, StatefulSet, LeaderWorkerSet, or whatever has /scale.
         wanted, existing, ready: spec and status replicas; None when not said.
         selector: labels its pods carry.
+        images: of its pods' containers. secrets: names of its image pull secrets. first: its lowest pod's number.
     """
 
     meta: Meta
@@ -270,6 +271,9 @@ class Scalable:
     existing: int | None
     ready: int | None
     selector: dict[str, str] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    first: int = 0
 
 
 LWS_NAME = "leaderworkerset.sigs.k8s.io/name"
@@ -299,7 +303,19 @@ def scalable_of(found: Json, kind: str) -> Scalable:
         None if behind and "replicas" not in status else int(existing),
         int(ready) if ready is not None else None,
         selector,
+        *_pulled(spec),
+        int((spec.get("ordinals") or {}).get("start") or 0),
     )
+
+
+def _pulled(spec: Json) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Images of a workload's pods, and the secrets to pull them with."""
+    group = spec.get("leaderWorkerTemplate") or {}
+    below = (spec.get("template") or group.get("workerTemplate") or {}).get("spec") or {}
+    boxes = (*(below.get("initContainers") or ()), *(below.get("containers") or ()))
+    images = dict.fromkeys(intern(str(box["image"])) for box in boxes if box.get("image"))
+    secrets = tuple(str(one["name"]) for one in below.get("imagePullSecrets") or () if one.get("name"))
+    return tuple(images), secrets
 
 
 READY_SAID = frozenset({"Deployment", "StatefulSet", "LeaderWorkerSet"})

@@ -9,23 +9,29 @@ import math
 from typing import TYPE_CHECKING
 
 from autoscaler.cluster import kinds
-from autoscaler.cluster.actions import Action, GiveBack, LoadWeights, MarkCosts, Provision, ReleaseNode, short_id
+from autoscaler.cluster.actions import Action, GiveBack, LoadWeights, MarkCosts, Provision, ReleaseNode
+from autoscaler.cluster.hand import short_id
 from autoscaler.cluster.intents import FRESH_S
 from autoscaler.cluster.objects import ACCELERATOR
+from autoscaler.cluster.sight_types import ASLEEP, DRAINING
 from autoscaler.model import RoleKey, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from autoscaler.cluster.intents import Standing
-    from autoscaler.cluster.sight_types import Claim, SightRules, Snapshot
+    from autoscaler.cluster.objects import Pod
+    from autoscaler.cluster.sight_types import Claim, SightRules, Snapshot, WeightsSight
     from autoscaler.model import Decision
     from autoscaler.settings_cluster import ProvisionSettings, WeightsSettings
 
 MANAGED = "tidegate.dev/managed-by"
 """Label of what we made ourselves."""
 COST = "controller.kubernetes.io/pod-deletion-cost"
-LARGEST_COST = 2**31 - 1
+LARGEST_TOKENS = 10**9
+"""KV tokens count up to this: far above what an engine holds, and within the 32 bits of a cost."""
+MARKED = 50
+"""Pods marked at once: at 5 writes/s 10 s, after which the pool shrinks. What leaves beyond them is as it comes."""
 
 
 def give_backs(
@@ -135,13 +141,15 @@ def idle(seen: Snapshot) -> set[str]:
     }
 
 
-def loads(decision: Decision, settings: Sequence[WeightsSettings], workers: Mapping[str, int]) -> Iterator[Action]:
+def loads(
+    decision: Decision, settings: Sequence[WeightsSettings], workers: Mapping[str, WeightsSight]
+) -> Iterator[Action]:
     """Cache workers for the wished replicas, ahead of their pods, and fewer when they are gone.
 
     Args:
         decision: the wishes.
         settings: which dataset belongs to which pool.
-        workers: present workers by `namespace/dataset`; one that is not known is left alone.
+        workers: the caches as they are, by `namespace/dataset`; one that is not known is left alone.
     """
     for one in settings:
         roles = [
@@ -149,20 +157,28 @@ def loads(decision: Decision, settings: Sequence[WeightsSettings], workers: Mapp
             for role in decision.roles
             if (role.key.namespace, role.key.pool) == (one.namespace, one.pool) and role.desired is not None
         ]
-        now = workers.get(f"{one.namespace}/{one.dataset}")
-        if not roles or now is None or any(role.blind for role in roles):
+        cache = workers.get(f"{one.namespace}/{one.dataset}")
+        if not roles or cache is None or any(role.blind for role in roles):
             continue
+        now = cache.workers
         wished = sum(role.desired or 0 for role in roles)
         wanted = max(one.min_workers, min(one.max_workers, wished))
         if wanted != now:
-            yield LoadWeights(roles[0].key, one, wanted, now, f"{wished} replicas are wished")
+            said = f"{cache.cached:.0%} cached" if cache.cached is not None else "how much is cached is not said"
+            yield LoadWeights(roles[0].key, one, wanted, now, f"{wished} replicas are wished; {said}")
 
 
 def costs(decision: Decision, seen: Snapshot, resident: Mapping[str, float]) -> Iterator[Action]:
-    """Deletion costs for roles that shrink: a pod costs its resident KV tokens, so that the emptiest goes first.
+    """Deletion costs for roles that shrink: below those of all others for the pods that would be missed least.
 
-    `resident`: KV tokens by pod name. Pods nobody reports on keep what they have. Written only where it changes the
-    order or the cost by more than a fifth, so that a steady pool causes no writes.
+    Only those that leave are marked, MARKED at most, so that a large pool costs few writes: cost = KV tokens that would
+    be lost - 10^9, where a pod without a mark costs 0. Written where the tokens changed by more than a fifth, so that a
+    steady pool causes no writes; pods that were marked and are no longer among the least lose their mark.
+
+    Args:
+        decision: the wishes.
+        seen: the cluster.
+        resident: KV tokens that would be lost, by pod name. Pods nobody reports on keep what they have.
     """
     for role in decision.roles:
         pool = seen.pools.get(role.key)
@@ -171,14 +187,23 @@ def costs(decision: Decision, seen: Snapshot, resident: Mapping[str, float]) -> 
         there = len(pool.living)
         if not 0 <= role.desired < there:
             continue
-        changed = []
-        for pod in pool.living:
-            known = resident.get(pod.meta.name)
-            if known is None:
-                continue
-            cost = max(0, min(LARGEST_COST, round(known)))
-            before = pod.meta.annotations.get(COST)
-            if before is None or not before.lstrip("-").isdecimal() or abs(int(before) - cost) > max(1.0, 0.2 * cost):
-                changed.append((pod.meta.name, cost))
+        own = [pod for pod in pool.living if not {DRAINING, ASLEEP} & pod.meta.annotations.keys()]
+        known = sorted(
+            (pod for pod in own if pod.meta.name in resident), key=lambda p: (resident[p.meta.name], p.meta.name)
+        )
+        leaving, staying = known[: min(there - role.desired, MARKED)], known[min(there - role.desired, MARKED) :]
+        changed: list[tuple[str, int | None]] = []
+        for pod in leaving:
+            tokens = max(0, min(LARGEST_TOKENS, round(resident[pod.meta.name])))
+            before = _cost(pod)
+            if before is None or abs(before + LARGEST_TOKENS - tokens) > max(1.0, 0.2 * tokens):
+                changed.append((pod.meta.name, tokens - LARGEST_TOKENS))
+        changed += [(pod.meta.name, None) for pod in staying if (_cost(pod) or 0) < 0]
         if changed:
             yield MarkCosts(role.key, tuple(changed), f"{there} pods shrink to {role.desired}; the emptiest go first")
+
+
+def _cost(pod: Pod) -> int | None:
+    """Its deletion cost; None when it has none, or scribble."""
+    text = pod.meta.annotations.get(COST, "")
+    return int(text) if text.removeprefix("-").isdecimal() else None

@@ -164,7 +164,7 @@ class Room:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._wake.wait(AGAIN_S if self._hands.state.flying else None)
+            self._wake.wait(AGAIN_S if self._hands.state.restless else None)
             self._wake.clear()
             with self._lock:
                 latest = self._latest
@@ -187,7 +187,7 @@ def look(seen: Snapshot, configured: Mapping[str, Stock]) -> Seen:
     """A snapshot as the tick has it: stock within what the settings allow, counts, and what could not be seen."""
     notes = [f"kubernetes: {kind} cannot be read: {why}" for kind, why in sorted(seen.missing.items())]
     counts = {
-        key: (pool.scalable.ready, pool.scalable.existing)
+        key: (_awake(pool.scalable.ready, pool.asleep), _awake(pool.scalable.existing, pool.asleep))
         for key, pool in seen.pools.items()
         if pool.scalable is not None and (pool.scalable.ready, pool.scalable.existing) != (None, None)
     }
@@ -208,6 +208,11 @@ def look(seen: Snapshot, configured: Mapping[str, Stock]) -> Seen:
             provisionable=max(0, (limit.provisionable or 0) - coming),
         )
     return Seen(tuple(found.values()), counts, seen.supply, tuple(notes), starts(seen))
+
+
+def _awake(count: int | None, asleep: int) -> int | None:
+    """Replicas that serve: what sleeps is there, but no capacity."""
+    return None if count is None else max(0, count - asleep)
 
 
 def _least(seen: int | None, limit: int | None) -> int | None:

@@ -19,6 +19,8 @@ HOLD = f"{DOMAIN}hold"
 """Kill switch: on Tidegate's own namespace it holds everything, on another what is in it, on a target that pool."""
 POOL, ROLE = f"{DOMAIN}pool", f"{DOMAIN}role"
 """Annotations by which an object says that it is the target of a configured pool's role."""
+DRAINING, ASLEEP = f"{DOMAIN}draining", f"{DOMAIN}asleep"
+"""Annotations on pods that are out of routing, and on those whose engine sleeps: JSON with Unix seconds `at`."""
 GIVEN_BACK = f"{DOMAIN}given-back"
 """Annotation on training that we gave back: Unix seconds."""
 
@@ -82,6 +84,15 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightsSight:
+    """A Fluid dataset's cache: workers asked for, its phase, and how much of it is cached (0..1; None: not said)."""
+
+    workers: int
+    phase: str = ""
+    cached: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Follower:
     """An HPA or ScaledObject: it owns its target's replicas."""
 
@@ -129,6 +140,11 @@ class PoolSight:
     def living(self) -> tuple[Pod, ...]:
         """Pods that are neither over nor terminating."""
         return tuple(pod for pod in self.pods if not pod.over and pod.meta.deleting is None)
+
+    @property
+    def asleep(self) -> int:
+        """Living pods whose engine sleeps, or is on its way there or back: they hold GPUs and serve nothing."""
+        return sum(ASLEEP in pod.meta.annotations for pod in self.living)
 
     @property
     def waiting(self) -> tuple[Pod, ...]:

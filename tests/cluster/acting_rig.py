@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kube_server import ApiServer
 
     from autoscaler.cluster.api import Api
-    from autoscaler.cluster.hands import Outcome
+    from autoscaler.cluster.hands_state import Outcome
     from autoscaler.cluster.sight_types import SightRules, Snapshot
 
 YES = {"tidegate.dev/preemptible": "true"}

@@ -19,6 +19,7 @@ from autoscaler.cluster.actions import (
     Clamp,
     GiveBack,
     LoadWeights,
+    LowerBuffer,
     MarkCosts,
     Preempt,
     Provision,
@@ -29,12 +30,20 @@ from autoscaler.cluster.actions import (
 from autoscaler.cluster.actuators import Actuators
 from autoscaler.cluster.audit import Audit
 from autoscaler.cluster.connection import RateLimit, connect
+from autoscaler.cluster.pod_actions import Drain, LeaveFirst, PullImage, TellSources, Undrain
 from autoscaler.cluster.sight_types import TargetRef
 from autoscaler.cluster.training import Mark
 from autoscaler.configuration import load_settings
 from autoscaler.errors import BadSettings
 from autoscaler.model import Role, RoleKey
-from autoscaler.settings_cluster import ClusterSettings, ProvisionSettings, WeightsSettings
+from autoscaler.settings_cluster import (
+    BufferSettings,
+    ClusterSettings,
+    ProvisionSettings,
+    PullSettings,
+    ReleaseSettings,
+    WeightsSettings,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,11 +51,47 @@ if TYPE_CHECKING:
     from kube_server import ApiServer
 
     from autoscaler.cluster.actions import Action
+    from autoscaler.cluster.sight_types import GangSight, Snapshot
 
 CLAIM = {
     "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "gpu"},
     "requirements": [{"key": "a", "operator": "In", "values": ["b"]}],
 }
+
+
+def every_action(seen: Snapshot) -> tuple[list[Action], GangSight]:
+    """One of each that can be tried without an engine, and the gang that one of them takes."""
+    gangs = {gang.group.key: gang for gang in seen.gangs}
+    mark = Mark("preempt-1", seen.at, H100, 4, str(CHAT))
+    owner = seen.pools[CHAT].owner
+    assert owner is not None
+    weights = WeightsSettings(namespace="default", pool="chat", dataset="llama")
+    way = ProvisionSettings.model_validate(
+        {"accelerator": H100, "node_gpus": 4, "max_nodes": 1, "nodeclaim": {"spec": CLAIM}}
+    )
+    train = gangs["Job/default/train-0"]
+    assert train.group.training is not None
+    pod, scalable = gangs["Pod/default/lone"].group.pods[0], seen.pools[CHAT].scalable
+    assert scalable is not None
+    how = ReleaseSettings(namespace="default", pool="chat", drain_s=60)
+    target = TargetRef(kinds.DEPLOYMENTS, "Deployment", "chat")
+    actions: list[Action] = [
+        SetReplicas(CHAT, target, 3, 0, "why"),
+        Clamp(CHAT, owner, 3, "why"),
+        Preempt(CHAT, train, mark, "why"),
+        Preempt(CHAT, gangs["Pod/default/lone"], mark, "why"),
+        Provision(CHAT, way, "new", 1, "why"),
+        ReleaseNode(seen.claims[0], "why"),
+        LoadWeights(CHAT, weights, 3, 1, "why"),
+        MarkCosts(CHAT, (("lone", 5),), "why"),
+        Drain(CHAT, pod, how, "why"),
+        Undrain(CHAT, pod, how, "why"),
+        LeaveFirst(CHAT, pod, how, "why"),
+        PullImage(CHAT, scalable, "img:1", "n0", PullSettings(namespace="default", pool="chat"), "why"),
+        TellSources(CHAT, "sources", (("10.0.0.1:8001", "rack-1"),), "why"),
+        LowerBuffer(H100, BufferSettings(namespace="default", name="spare"), 2, "why"),
+    ]
+    return actions, train
 
 
 def test_a_dry_run_of_every_action_is_checked_by_the_server_and_changes_nothing(
@@ -66,31 +111,17 @@ def test_a_dry_run_of_every_action_is_checked_by_the_server_and_changes_nothing(
     )
     claim = {"apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "metadata": {"name": "old"}, "spec": CLAIM}
     store.put(claim)
+    buffer = {"apiVersion": "autoscaling.x-k8s.io/v1beta1", "kind": "CapacityBuffer"}
+    meta = {"name": "spare", "namespace": "default"}
+    store.put({**buffer, "metadata": meta, "spec": {"replicas": 2, "podTemplateRef": {"name": "node"}}})
     rules = sight_rules(min_runtime_s=0.0, evict=True)
     with acting(crds, tmp_path, rules) as rig:
         rig.caught_up()
         seen = rig.sight.snapshot()
-        gangs = {gang.group.key: gang for gang in seen.gangs}
-        mark = Mark("preempt-1", seen.at, H100, 4, str(CHAT))
-        owner = seen.pools[CHAT].owner
-        assert owner is not None
-        weights = WeightsSettings(namespace="default", pool="chat", dataset="llama")
-        way = ProvisionSettings.model_validate(
-            {"accelerator": H100, "node_gpus": 4, "max_nodes": 1, "nodeclaim": {"spec": CLAIM}}
-        )
-        train = gangs["Job/default/train-0"]
-        assert train.group.training is not None
-        target = TargetRef(kinds.DEPLOYMENTS, "Deployment", "chat")
-        actions: list[Action] = [
-            SetReplicas(CHAT, target, 3, 0, "why"),
-            Clamp(CHAT, owner, 3, "why"),
-            Preempt(CHAT, train, mark, "why"),
-            Preempt(CHAT, gangs["Pod/default/lone"], mark, "why"),
-            Provision(CHAT, way, "new", 1, "why"),
-            ReleaseNode(seen.claims[0], "why"),
-            LoadWeights(CHAT, weights, 3, 1, "why"),
-            MarkCosts(CHAT, (("lone", 5),), "why"),
-        ]
+        actions, train = every_action(seen)
+        (mark,) = {one.mark for one in actions if isinstance(one, Preempt)}
+        training = train.group.training
+        assert training is not None
         before = {key: {name: e.value for name, e in there.items()} for key, there in store.objects.items()}
         for action in actions:
             assert rig.hands._actuators.do(action, now=seen.at, dry_run=True)
@@ -100,7 +131,7 @@ def test_a_dry_run_of_every_action_is_checked_by_the_server_and_changes_nothing(
         assert writes
         assert all(one.dry_run for one in writes)
         rig.hands._actuators.do(Preempt(CHAT, train, mark, "why"), now=seen.at)
-        rig.hands._actuators.do(GiveBack(CHAT, train.group.training, mark, "why"), now=seen.at, dry_run=True)
+        rig.hands._actuators.do(GiveBack(CHAT, training, mark, "why"), now=seen.at, dry_run=True)
         assert rig.suspended() == {"train-0"}
     assert len({key_of(action) for action in actions}) == len(actions)
 
@@ -194,6 +225,11 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, text: str) ->
         ),
         ({"weights": [{"namespace": "a", "pool": "b", "dataset": "c"}]}, "there is no pool a/b"),
         ({"budget": {"writes_per_second": 0}}, "writes_per_second"),
+        ({"release": [{"namespace": "a", "pool": "b"}]}, "there is no pool a/b"),
+        ({"release": [{"namespace": "default", "pool": "chat", "drain_s": 9}]}, "need actuator scale or clamp"),
+        ({"release": [{"namespace": "default", "pool": "chat", "sleep_level": 3}]}, "sleep_level"),
+        ({"images": [{"namespace": "default", "pool": "chat"}] * 2}, "listed already"),
+        ({"sources": [{"namespace": "default", "pool": "chat", "config_map": "A B"}]}, "config_map"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(tmp_path: Path, cluster: dict[str, Any], said: str) -> None:

@@ -68,6 +68,15 @@ def test_a_number_nobody_follows_and_one_that_two_would_set(api: ApiServer, tmp_
     assert "/scale would fight it" in " ".join(told(api, tmp_path, actuator="scale")[1])
 
 
+def test_a_label_that_would_cost_the_pod_its_workload_is_named(api: ApiServer, tmp_path: Path) -> None:
+    found = make.deployment("chat", 1)
+    found["spec"]["selector"]["matchLabels"]["tidegate.dev/serving"] = "true"
+    api.store.put(found)
+    release = [{"namespace": "default", "pool": "chat", "drain_s": 60}]
+    _, bad = told(api, tmp_path, actuator="scale", release=release)
+    assert any("selects by tidegate.dev/serving" in text for text in bad), bad
+
+
 def test_rights_are_asked_for_before_they_are_needed(api: ApiServer, tmp_path: Path) -> None:
     api.store.put(make.node("n1", 8))
     api.store.put(make.deployment("chat", 2))

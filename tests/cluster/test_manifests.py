@@ -14,6 +14,7 @@ from acting_rig import YES, acting, training_cluster, wish
 from cluster_rig import CHAT, H100, seeing, sight_rules
 
 from autoscaler import build
+from autoscaler.cluster.sight_types import WeightsSight
 from autoscaler.configuration import load_settings
 from autoscaler.settings_cluster import WeightsSettings
 
@@ -178,7 +179,7 @@ def test_the_rights_of_active_are_enough_for_every_hand(crds: ApiServer, tmp_pat
     with acting(crds, tmp_path, rules, **settings) as rig:
         crds.allows = allowed(rendered(CONFIG / "overlays" / "active"))
         rig.settle(1)
-        rig.restart(workers=lambda: {"default/llama": 1})
+        rig.restart(workers=lambda: {"default/llama": WeightsSight(1)})
         rig.played.karpenter = 4
         rig.until(lambda _: rig.ready() == 14, wish(14, preempt=12, provision=4))
         kv = {pod.meta.name: 5.0 for pod in rig.sight.snapshot().pools[CHAT].pods}

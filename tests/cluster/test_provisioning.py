@@ -12,6 +12,7 @@ import pytest
 from acting_rig import acting, wish
 from cluster_rig import CHAT, H100, sight_rules
 
+from autoscaler import build_cluster
 from autoscaler.cluster import kinds
 from autoscaler.cluster.actions import LoadWeights
 from autoscaler.cluster.sight_types import PoolRole, TargetRef
@@ -126,9 +127,33 @@ def test_a_capacity_buffer_is_set_to_what_should_come(crds: ApiServer, tmp_path:
     )
     crds.store.put(make.deployment("chat", 0))
     by = {"capacity_buffer": {"namespace": "default", "name": "spare"}}
+
+    def spare() -> int:
+        return int(crds.store.all("autoscaling.x-k8s.io/v1beta1", "CapacityBuffer")[0]["spec"]["replicas"])
+
     with acting(crds, tmp_path, **nodes_by(by)) as rig:
+
+        def begin() -> None:
+            rig.restart(buffers=lambda: build_cluster.buffers(rig.plain, rig.sight, rig.settings.provisioning))
+
+        begin()
         rig.act(wish(6, provision=6))
-    assert crds.store.all("autoscaling.x-k8s.io/v1beta1", "CapacityBuffer")[0]["spec"]["replicas"] == 2
+        assert spare() == 2
+        rig.offset_s = 60.0
+        rig.act(wish(6))
+        assert spare() == 2  # nothing has come yet
+        for name in ("new-0", "new-1"):
+            crds.store.put(make.node(name, 4))
+        rig.until(lambda _: rig.ready() == 6, wish(6))
+        begin()  # whoever comes next lowers it all the same
+        rig.act(wish(6))
+        assert spare() == 2  # not at once: pods may still be moving in
+        rig.offset_s = 91.0
+        rig.act(wish(6))
+        assert spare() == 0
+        before = len(crds.writes())
+        rig.act(wish(6))
+        assert len(crds.writes()) == before
 
 
 class _Hook(BaseHTTPRequestHandler):
@@ -176,18 +201,32 @@ def test_weights_go_ahead_of_pods_and_back(crds: ApiServer, tmp_path: Path) -> N
     crds.store.put(make.deployment("chat", 0))
     one = WeightsSettings(namespace="default", pool="chat", dataset="llama", max_workers=4)
 
-    def workers() -> dict[str, int]:
-        return {
-            "default/llama": crds.store.one("data.fluid.io/v1alpha1", "AlluxioRuntime", "default", "llama")["spec"][
-                "replicas"
-            ]
+    crds.store.put(
+        {
+            "apiVersion": "data.fluid.io/v1alpha1",
+            "kind": "Dataset",
+            "metadata": {"name": "llama", "namespace": "default"},
+            "spec": {"mounts": [{"mountPoint": "s3://models/llama"}]},
+            "status": {
+                "phase": "Bound",
+                "conditions": [],
+                "ufsTotal": "16GiB",
+                "cacheStates": {"cachedPercentage": "42.5%"},
+            },
         }
+    )
 
     with acting(crds, tmp_path, weights=[one.model_dump()]) as rig:
-        rig.restart(workers=workers)
+
+        def workers() -> dict[str, int]:
+            return {name: cache.workers for name, cache in build_cluster.workers(rig.plain, rig.sight, (one,)).items()}
+
+        rig.restart(workers=lambda: build_cluster.workers(rig.plain, rig.sight, (one,)))
         rig.act(wish(3))
         rig.act(wish(3))
         assert workers() == {"default/llama": 3}
+        cache = build_cluster.workers(rig.plain, rig.sight, (one,))["default/llama"]
+        assert (cache.phase, cache.cached) == ("Bound", 0.425)
         (load,) = crds.store.all("data.fluid.io/v1alpha1", "DataLoad")
         assert load["spec"]["dataset"] == {"name": "llama", "namespace": "default"}
         rig.act(wish(9))

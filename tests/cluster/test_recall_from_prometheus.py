@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from autoscaler.build import parts
 from autoscaler.cluster.kube_starts import KubeStarts
-from autoscaler.cluster.recall import recalled
+from autoscaler.cluster.recall import recalled, recalled_days
+from autoscaler.foresight_days import name_of, nobody
 from autoscaler.memory import Memory, RoleMemory
 from autoscaler.model import Role, RoleKey, Step, Tier
 from autoscaler.settings import Settings
 from forecasting.series import Series
+from forecasting.staggered import Past
 from metrics_adapter.prometheus import PrometheusSource
 from metrics_adapter.prometheus_http import PrometheusAccess
 
@@ -123,11 +127,37 @@ def test_a_memory_is_only_filled_up_to_now(source: PrometheusSource, settings: S
     assert known.desired == 5
 
 
+def test_the_days_come_as_means_of_ten_minutes(source: PrometheusSource, settings: Settings) -> None:
+    """Bins of 600 s over two hours: 200 tokens/s in the first, 400 in the second; the server knows nothing before."""
+    now = float(T0 + HOURS * 3600)
+    made = parts(settings)
+    known = recalled_days(Memory(), source, made.groups, made.rules, now).days.histories()
+    outputs, prompts = known[name_of(KEY, "outputs")], known[name_of(KEY, "prompts")]
+    assert outputs.newest == T0 // 600 + 11
+    by_bin = outputs.values[-12:]
+    assert by_bin[1:5] == pytest.approx([200.0] * 4, rel=0.02)
+    assert by_bin[7:] == pytest.approx([400.0] * 5, rel=0.02)
+    assert prompts.values[-1] == pytest.approx(4000.0, rel=0.02)
+
+
+def test_days_that_are_remembered_stay_as_they_are(source: PrometheusSource, settings: Settings) -> None:
+    """Three bins of 7, the last of them the second hour's first; what came later, and before, is the server's."""
+    now = float(T0 + HOURS * 3600)
+    made = parts(settings)
+    name = name_of(KEY, "outputs")
+    own = nobody().laid_out((name,), {name: Past(T0 // 600 + 6, np.array([7.0, np.nan, 7.0]))})
+    known = recalled_days(Memory(days=own), source, made.groups, made.rules, now).days.histories()[name]
+    assert known.values[-8:] == pytest.approx([7.0, 200.0, 7.0, 400.0, 400.0, 400.0, 400.0, 400.0], rel=0.02)
+    off = replace(made.rules, days=False)
+    assert recalled_days(Memory(days=own), source, made.groups, off, now).days is own
+
+
 def test_a_prometheus_that_is_away_costs_history_and_nothing_else(settings: Settings) -> None:
     away = PrometheusSource(PrometheusAccess("http://127.0.0.1:9", timeout_s=2))
     made = parts(settings)
     memory = Memory({KEY: RoleMemory(desired=5)}, 0.0)
     assert recalled(memory, away, made.groups, made.rules, float(T0)) is memory
+    assert recalled_days(memory, away, made.groups, made.rules, float(T0)) is memory
     away.close()
 
 

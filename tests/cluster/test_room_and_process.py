@@ -140,8 +140,11 @@ def test_a_process_killed_after_preempting_loses_no_training(api: ApiServer, tmp
         played.step()
         return [job["metadata"]["name"] for job in api.store.all("batch/v1", "Job") if job["spec"]["suspend"]]
 
-    log = (tmp_path / "log").open("wb")
-    first = subprocess.Popen(command, stdout=log, stderr=log)
+    def begin() -> subprocess.Popen[bytes]:
+        with (tmp_path / "log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log)
+
+    first = begin()
     try:
         api.store.put(make.deployment("chat", 2))
         eventually(lambda: bool(api.store.all("coordination.k8s.io/v1", "Lease")), "never ran for leader", 60.0)
@@ -163,7 +166,7 @@ def test_a_process_killed_after_preempting_loses_no_training(api: ApiServer, tmp
     )
     for _ in range(3):
         held()
-    second = subprocess.Popen(command, stdout=log, stderr=log)
+    second = begin()
     try:
         for name in ("n8", "n9"):
             api.store.put(make.node(name, 8))
@@ -171,7 +174,6 @@ def test_a_process_killed_after_preempting_loses_no_training(api: ApiServer, tmp
     finally:
         second.send_signal(signal.SIGTERM)
         code = second.wait(30)
-        log.close()
     assert code == 0
     outcomes = [json.loads(line)["action"] for line in (tmp_path / "actions.jsonl").read_text().splitlines()]
     assert "GiveBack" in outcomes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ class Played:
         store: the API server's. lingering: pods told to end stay, as with a long grace.
         karpenter: NodeClaims become nodes of so many GPUs; 0: they never do.
         resource: what counts as a GPU. kubelet: whether pods are run and ended here.
+        preempts: whether the scheduler lets pods of a higher priority displace others.
+        addresses: IPs for pods to come, in the order of their start; none has one when there are none.
     """
 
     store: Store
@@ -34,6 +37,8 @@ class Played:
     made: int = field(default=0)
     resource: str = make.GPU
     kubelet: bool = True
+    preempts: bool = False
+    addresses: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.store.know([VOLCANO_COMMAND])
@@ -85,11 +90,17 @@ class Played:
         gpus = self._gpus({"spec": spec})
         labels = {**template.get("metadata", {}).get("labels", {}), **more}
         space = owner["metadata"]["namespace"]
-        priority = spec.get("priority", 0)
+        priority = spec.get("priority", self._class_value(spec))
         pod = make.pod(name, gpus, "", space, labels=labels, owner=owner, priority=priority)
         if self.resource != make.GPU:
             pod["spec"]["containers"][0]["resources"] = {"requests": {self.resource: str(gpus)}}
         self.store.put(pod)
+
+    def _class_value(self, spec: Json) -> int:
+        """What admission makes of a priorityClassName."""
+        name = spec.get("priorityClassName")
+        classes = self._all("scheduling.k8s.io/v1", "PriorityClass") if name else ()
+        return next((int(one["value"]) for one in classes if one["metadata"]["name"] == name), 0)
 
     def _volcano(self) -> None:
         for command in self._all("bus.volcano.sh/v1alpha1", "Command"):
@@ -188,11 +199,32 @@ class Played:
             place = next((name for name, left in sorted(free.items()) if left >= self._gpus(pod)), None)
             if place is None:
                 self._status(pod, conditions=[UNSCHEDULABLE])
+                self._displace(pod, pods, free)
                 continue
             free[place] -= self._gpus(pod)
             self._change(pod, nodeName=place)
             if self.kubelet:
-                self._status(pod, **make.pod("x", 0, place, started=stamp())["status"])
+                status = make.pod("x", 0, place, started=stamp())["status"]
+                self._status(pod, **status, **({"podIP": self.addresses.pop(0)} if self.addresses else {}))
+
+    def _displace(self, pod: Json, pods: list[Json], free: dict[str, int]) -> None:
+        """The scheduler's preemption: on the first node where lower priorities hold enough, the lowest go."""
+        if not self.preempts:
+            return
+        own = pod["spec"].get("priority", 0)
+        for node, unused in sorted(free.items()):
+            there = [one for one in pods if one["spec"].get("nodeName") == node]
+            left = unused + sum(self._gpus(one) for one in there if "deletionTimestamp" in one["metadata"])
+            lower = [one for one in there if one["spec"].get("priority", 0) < own]
+            lower = [one for one in lower if "deletionTimestamp" not in one["metadata"]]
+            lower.sort(key=lambda one: one["spec"].get("priority", 0))
+            if left + sum(map(self._gpus, lower)) < self._gpus(pod):
+                continue
+            sums = itertools.accumulate(map(self._gpus, lower), initial=left)
+            for victim, so_far in zip(lower, sums, strict=False):
+                if so_far < self._gpus(pod):
+                    self._delete(victim)
+            return
 
 
 UNSCHEDULABLE = {

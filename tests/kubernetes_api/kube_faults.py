@@ -34,6 +34,7 @@ class Faults:
     scripted: list[Fault] = field(default_factory=list)
     down_until: float = 0.0
     slow_s: float = 0.0
+    lost_answers: int = 0
     lock: Lock = field(default_factory=Lock)
 
     def down(self, seconds: float) -> None:
@@ -70,6 +71,19 @@ class Faults:
             Fault(Refused(500, "InternalError", "etcdserver: leader changed"), frozenset(verbs), plural, left=times)
         )
 
+    def lose_answers(self, times: int) -> None:
+        """So many writes have their effect, but the connection breaks before the answer."""
+        with self.lock:
+            self.lost_answers += times
+
+    def loses_this(self, verb: str, plural: str) -> bool:
+        """Whether the answer to this one is lost."""
+        with self.lock:
+            lost = self.lost_answers > 0 and verb in {"create", "update", "patch", "delete"}
+            lost = lost and plural not in {"leases", "events"}
+            self.lost_answers -= lost
+            return lost
+
     def _add(self, fault: Fault) -> None:
         with self.lock:
             self.scripted.append(fault)
@@ -78,6 +92,7 @@ class Faults:
         """All is well again."""
         with self.lock:
             self.scripted.clear()
+            self.lost_answers = 0
         self.down_until = 0.0
         self.slow_s = 0.0
 

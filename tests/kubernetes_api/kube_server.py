@@ -225,6 +225,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._list(kind, asked)
         else:
             code, found = _HANDLE[asked.verb](self.api.store, kind, asked, body, self.headers)
+            if self.api.faults.loses_this(asked.verb, asked.plural):
+                self.close_connection = True
+                return
             self._answer(code, found)
 
     def _allowed(self, right: Json) -> bool:

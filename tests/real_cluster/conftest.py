@@ -39,5 +39,5 @@ def site(tmp_path: Path) -> Iterator[Site]:
     with ApiServer() as server:
         file = str(tmp_path / "kubeconfig")
         Path(file).write_text(yaml.safe_dump(server.kubeconfig()))
-        with Site(file, tmp_path, Played(server.store, resource=Site.GPU, kubelet=False)) as made:
+        with Site(file, tmp_path, Played(server.store, resource=Site.GPU, kubelet=False, preempts=True)) as made:
             yield made

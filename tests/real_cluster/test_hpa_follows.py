@@ -1,13 +1,16 @@
 """An HPA follows the number that `tidegate run` serves, through the API server's aggregation layer.
 
-The API server must reach this machine: as `localhost` when it runs here, else by the name in TIDEGATE_TEST_HOST. Where
-there is no real API server its part is played: the test asks the served API as the HPA would, and scales.
+The API server must reach this machine: as `localhost` when it runs here, else by the name in TIDEGATE_TEST_HOST (in
+kind: the address of this machine on the docker network). A Service that is a name is tried first, as an API server
+resolves it that routes by Services; then one with an endpoint, for --enable-aggregator-routing. Where there is no real
+API server its part is played: the test asks the served API as the HPA would, and scales.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -19,16 +22,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import urllib3
 import yaml
-from site_of_tests import DEPLOYMENTS
+from site_report import DEPLOYMENTS, OURS
 
 from autoscaler.cluster.api import ApiError, Resource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from site_of_tests import Site
 
+SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 SERVICES = Resource("", "v1", "services", "Service")
 HPAS = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 API_SERVICES = Resource("apiregistration.k8s.io", "v1", "apiservices", "APIService", namespaced=False)
@@ -67,9 +71,11 @@ def engine() -> Iterator[str]:
         server.daemon_threads = True
         thread = Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/metrics"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/metrics"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager
@@ -116,7 +122,11 @@ def tidegate(site: Site, folder: Path, metrics: str, host: str) -> Iterator[str]
             yield json.loads(ready.read_text())["api"]
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def hpa(site: Site) -> dict[str, Any]:
@@ -141,25 +151,83 @@ def hpa(site: Site) -> dict[str, Any]:
     }
 
 
+def _forget_our_own(site: Site) -> None:
+    """A run that was killed may have left its registration, which nobody answers for; another's is left alone."""
+    with suppress(ApiError):
+        found = site.api.get(API_SERVICES, "", EXTERNAL)
+        if OURS.items() <= (found["metadata"].get("labels") or {}).items():
+            site.api.delete(API_SERVICES, "", EXTERNAL)
+
+
+def _available(site: Site) -> bool:
+    conditions = site.api.get(API_SERVICES, "", EXTERNAL).get("status", {}).get("conditions", ())
+    return any(one["type"] == "Available" and one["status"] == "True" for one in conditions)
+
+
+def _why(site: Site) -> str:
+    """What the API server says of the registration, and the HPA of itself."""
+    said = []
+    with suppress(ApiError):
+        for where in ((API_SERVICES, "", EXTERNAL), (HPAS, site.name, "chat")):
+            conditions = (site.api.get(*where).get("status") or {}).get("conditions") or ()
+            said += [f"{one['type']}={one['status']}: {one.get('message')}" for one in conditions]
+    return "; ".join(said)
+
+
+def own_address() -> str:
+    """This machine's address on the way out; no packet is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+    return "127.0.0.1"
+
+
+def by_name(site: Site, host: str, port: int) -> int:
+    """A Service that is but a name: followed by an API server that routes by Services. Gives the Service's port."""
+    spec = {"type": "ExternalName", "externalName": host}
+    body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "by-name", "namespace": site.name}}
+    site.api.create(SERVICES, site.name, {**body, "spec": spec})
+    return port
+
+
+def by_endpoint(site: Site, host: str, port: int) -> int:
+    """A Service with an endpoint of its own: followed by an API server that routes by endpoints, or has a proxy."""
+    address = own_address() if host == "localhost" else socket.gethostbyname(host)
+    meta = {"name": "by-endpoint", "namespace": site.name}
+    ports = [{"name": "https", "port": 443, "targetPort": port, "protocol": "TCP"}]
+    site.api.create(
+        SERVICES, site.name, {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": ports}}
+    )
+    slice_ = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {**meta, "labels": {"kubernetes.io/service-name": meta["name"]}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    }
+    site.api.create(SLICES, site.name, slice_)
+    return 443
+
+
 @contextmanager
 def registered(site: Site, host: str, port: int) -> Iterator[None]:
     """The API, registered for as long as it is needed; skips where somebody else provides it."""
     version, _, name = EXTERNAL.partition(".")
-    service = {"type": "ExternalName", "externalName": host}
-    meta = {"name": "tidegate", "namespace": site.name}
-    site.api.create(SERVICES, site.name, {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": service})
+    _forget_our_own(site)
+    service = {"name": "by-name", "namespace": site.name, "port": by_name(site, host, port)}
     spec = {
         "group": name,
         "version": version,
         "groupPriorityMinimum": 100,
         "versionPriority": 100,
         "insecureSkipTLSVerify": True,
-        "service": {**meta, "port": port},
+        "service": service,
     }
     body = {
         "apiVersion": "apiregistration.k8s.io/v1",
         "kind": "APIService",
-        "metadata": {"name": EXTERNAL},
+        "metadata": {"name": EXTERNAL, "labels": OURS},
         "spec": spec,
     }
     try:
@@ -169,10 +237,28 @@ def registered(site: Site, host: str, port: int) -> Iterator[None]:
             raise
         pytest.skip(f"somebody else provides {EXTERNAL} in this cluster")
     try:
+        try:
+            site.eventually(lambda: _available(site), "by its name it is not available", 35.0)
+        except AssertionError:
+            other = {"name": "by-endpoint", "namespace": site.name, "port": by_endpoint(site, host, port)}
+            site.api.patch(API_SERVICES, "", EXTERNAL, {"spec": {"service": other}})
+            where = f"the API server reaches {host} in neither way; name this machine by TIDEGATE_TEST_HOST"
+            with told(lambda: f"{where}: {_why(site)}"):
+                site.eventually(lambda: _available(site), "the registration never became available", 60.0)
         yield
     finally:
         with suppress(ApiError):
             site.api.delete(API_SERVICES, "", EXTERNAL)
+
+
+@contextmanager
+def told(why: Callable[[], str]) -> Iterator[None]:
+    """Adds to a failure what the server says."""
+    try:
+        yield
+    except AssertionError as error:
+        error.add_note(why())
+        raise
 
 
 def test_an_hpa_follows_the_served_number(site: Site, tmp_path: Path) -> None:
@@ -182,12 +268,13 @@ def test_an_hpa_follows_the_served_number(site: Site, tmp_path: Path) -> None:
     host = os.environ.get("TIDEGATE_TEST_HOST", "localhost")
     with (
         engine() as metrics,
-        tidegate(site, tmp_path, metrics, "127.0.0.1" if host == "localhost" else "0.0.0.0") as api,
+        tidegate(site, tmp_path, metrics, "127.0.0.1" if site.played is not None else "0.0.0.0") as api,
     ):
         if site.played is None:
             with registered(site, host, int(api.rpartition(":")[2].strip("/"))):
                 site.api.create(HPAS, site.name, hpa(site))
-                site.eventually(lambda: site.bound(app="chat") == 3, "the HPA never followed", 120.0)
+                with told(lambda: _why(site)):
+                    site.eventually(lambda: site.bound(app="chat") == 3, "the HPA never followed", 120.0)
             return
         path = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{site.name}/tidegate_desired_replicas"
         chosen = "tidegate.dev/workload=chat,tidegate.dev/role=colocated"

@@ -6,7 +6,12 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from site_of_tests import DEPLOYMENTS, JOBS, PODS
+from site_of_tests import PODS
+from site_report import DEPLOYMENTS, JOBS
+
+from autoscaler.cluster.actions import MarkCosts
+from autoscaler.cluster.pod_actions import Drain, LeaveFirst, PullImage, TellSources, Undrain
+from autoscaler.settings_cluster import PullSettings, ReleaseSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,8 +65,32 @@ def test_training_makes_room_for_serving_and_comes_back(site: Site, record_prope
     assert site.bound() == 4 + 2  # the other gang was left whole
     decide_until(site, room, lambda: site.wish(0), lambda: not site.suspended(), "training was never given back")
     site.eventually(lambda: site.bound() == 4, "training never came back")
-    (job, *_) = [site.api.get(JOBS, site.name, name) for name in ("train-0", "train-1")]
-    assert "tidegate.dev/preempted" not in (job["metadata"].get("annotations") or {})
+    for name in ("train-0", "train-1"):
+        job = site.api.get(JOBS, site.name, name)
+        assert "tidegate.dev/preempted" not in (job["metadata"].get("annotations") or {})
+
+
+def test_the_scheduler_preempts_by_class_and_tidegate_takes_nobody_else(
+    site: Site, record_property: Callable[..., None]
+) -> None:
+    """Tier 1 left to the scheduler: serving pods of a higher PriorityClass displace training's by themselves."""
+    low, high = site.priority("low", -10), site.priority("high", 1000)
+    site.node(4)
+    site.job("train-0", 4, 1, priorityClassName=low)
+    site.deployment(0, priorityClassName=high)
+    site.eventually(lambda: site.ready(job="train-0") == 4, "training never ran")
+    room = site.room(tiers={"preempt": "off"})
+    site.eventually(lambda: room.decided(site.wish(0), None) is not None, "never led")
+    took = decide_until(site, room, lambda: site.wish(4), lambda: site.bound(app="chat") == 4, "nobody was preempted")
+    record_property("decision_to_bound_s", round(took, 2))
+    if site.played is None:
+        assert took <= 3.0 + site.grace_s
+    assert site.suspended() == set()
+
+    def held() -> int | None:
+        return next((stock.free for stock in room.look().stocks if stock.accelerator == "h100-80gb"), None)
+
+    site.eventually(lambda: held() == 4, "what serving pods hold is not counted as theirs")
 
 
 def test_a_gang_is_suspended_and_resumed_by_the_job_controller(site: Site) -> None:
@@ -77,7 +106,7 @@ def test_a_gang_is_suspended_and_resumed_by_the_job_controller(site: Site) -> No
 def test_the_pod_with_the_least_kv_goes_first(site: Site) -> None:
     site.node(8)
     site.deployment(4)
-    site.eventually(lambda: site.bound(app="chat") == 4, "the pods never started")
+    site.eventually(lambda: site.counted(4), "the pods never became ready")
     names = sorted(pod["metadata"]["name"] for pod in site.pods(app="chat"))
     emptiest = names[2]
     for name in names:
@@ -88,12 +117,52 @@ def test_the_pod_with_the_least_kv_goes_first(site: Site) -> None:
     assert {pod["metadata"]["name"] for pod in site.pods(app="chat")} == set(names) - {emptiest}
 
 
+def test_a_drained_pod_leaves_routing_first_and_goes_before_all_others(site: Site) -> None:
+    site.node(8)
+    site.deployment(3)
+    site.eventually(lambda: site.counted(3), "the pods never became ready")
+    release = [{"namespace": site.name, "pool": "chat", "drain_s": 6, "port": 9}]
+    room = site.room(release=release)
+    routed = {"app": "chat", "tidegate.dev/serving": "true"}
+    decide_until(site, room, lambda: site.wish(2), lambda: len(site.pods(**routed)) == 2, "nobody was drained")
+    assert len(site.pods(app="chat")) == 3
+    kept = {pod["metadata"]["name"] for pod in site.pods(**routed)}
+    decide_until(site, room, lambda: site.wish(2), lambda: len(site.pods(app="chat")) == 2, "it never went")
+    assert {pod["metadata"]["name"] for pod in site.pods(app="chat")} == kept
+
+
+def test_what_the_hands_write_is_what_the_server_accepts(site: Site) -> None:
+    """As dry runs: a server checks them as it would the real thing."""
+    site.node(4)
+    site.deployment(1)
+    site.eventually(lambda: site.counted(1), "the pod never became ready")
+    room = site.room()
+    seen = room._sight.snapshot()
+    ((key, pool),) = seen.pools.items()
+    (pod,) = pool.living
+    assert pool.scalable is not None
+    how = ReleaseSettings(namespace=site.name, pool="chat", drain_s=6)
+    pull = PullSettings(namespace=site.name, pool="chat")
+    for action in (
+        Drain(key, pod, how, "why"),
+        LeaveFirst(key, pod, how, "why"),
+        Undrain(key, pod, how, "why"),
+        MarkCosts(key, ((pod.meta.name, 7),), "why"),
+        PullImage(key, pool.scalable, "registry.example/engine:1", site.nodes[0], pull, "why"),
+        TellSources(key, "chat-weights", (("10.0.0.1:8001", "rack-1"),), "why"),
+    ):
+        assert room._hands._actuators.do(action, now=seen.at, dry_run=True)
+    after = site.api.get(PODS, site.name, pod.meta.name)
+    assert after["metadata"]["labels"]["tidegate.dev/serving"] == "true"
+
+
 def test_another_takes_over_in_time_and_answers_the_same(site: Site, record_property: Callable[..., None]) -> None:
     site.deployment(0)
     first = site.room()
     site.eventually(lambda: first.decided(site.wish(6), None) is not None, "never led")
     site.eventually(lambda: site.api.get(DEPLOYMENTS, site.name, "chat")["spec"]["replicas"] == 6, "never scaled")
-    second = site.room()
+    served: list[int | None] = []
+    second = site.room(lambda decision: served.append(decision.roles[0].desired))
     assert second.decided(site.wish(1), None) is None  # it follows: what it reckons itself is not served
     sharing = first._sharing
     assert sharing is not None
@@ -110,6 +179,7 @@ def test_another_takes_over_in_time_and_answers_the_same(site: Site, record_prop
     record_property("failover_s", round(took, 2))
     assert first.decided(site.wish(6), None) is None
     assert answers == [6]
+    assert set(served) <= {6}  # nor did it, while it followed, ever serve anything but the leader's
     if site.played is None:
         assert took <= 15.0
     assert site.api.get(DEPLOYMENTS, site.name, "chat")["spec"]["replicas"] == 6

@@ -1,0 +1,87 @@
+"""For every pool that may shrink: ask its engines, and plan who goes, who sleeps and who comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from autoscaler.cluster.intents import sets
+from autoscaler.cluster.release import Asked, letting_go
+from autoscaler.cluster.sight_types import ASLEEP, DRAINING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from autoscaler.cluster.actions import Action
+    from autoscaler.cluster.engines import EngineLook, Engines
+    from autoscaler.cluster.sight_types import PoolSight, Snapshot
+    from autoscaler.model import Decision, RoleDecision, RoleKey
+    from autoscaler.settings_cluster import ReleaseSettings
+
+
+@dataclass(slots=True)
+class Plan:
+    """What letting go comes to now.
+
+    Attributes:
+        actions: to be done first. meanwhile: replicas to have until they are done, by role.
+        resident: KV tokens that would be lost, by pod name. waiting: something is still to finish.
+    """
+
+    actions: list[Action] = field(default_factory=list)
+    meanwhile: dict[RoleKey, int] = field(default_factory=dict)
+    resident: dict[str, float] = field(default_factory=dict)
+    waiting: bool = False
+
+
+def plan(
+    decision: Decision,
+    seen: Snapshot,
+    settings: Collection[ReleaseSettings],
+    engines: Engines | None,
+    *,
+    actuator: str,
+    drains: Callable[[RoleKey], bool],
+    sleeps: Callable[[RoleKey], bool],
+    unable: Collection[str],
+) -> Plan:
+    """Plan it.
+
+    Args:
+        decision: the wishes.
+        seen: the cluster.
+        settings: how pools let go.
+        engines: to ask; None where none can be asked.
+        actuator: how replicas are set.
+        drains: whether a role's pods may be drained.
+        sleeps: whether its engines may be told to sleep and wake.
+        unable: pods whose engines would not sleep or wake.
+    """
+    found = Plan()
+    by_pool = {(one.namespace, one.pool): one for one in settings}
+    for role in decision.roles:
+        pool, how = seen.pools.get(role.key), by_pool.get((role.key.namespace, role.key.pool))
+        if how is None or not _concerned(role, pool) or pool is None or role.desired is None:
+            continue
+        looks: Mapping[str, EngineLook] = {}
+        if engines is not None:
+            looks = engines.look([pod for pod in pool.living if ASLEEP not in pod.meta.annotations], how)
+            found.resident |= {name: look.worth for name, look in looks.items() if look.worth is not None}
+        marked = any(name in pod.meta.annotations for pod in pool.living for name in (DRAINING, ASLEEP))
+        if not (how.drain_s or how.asleep or marked) or not drains(role.key) or not sets(pool, actuator):
+            continue
+        asked = Asked(role.desired, pool, how, looks, seen.at, sleeps(role.key), unable)
+        letting = letting_go(asked)
+        if letting is not None:
+            found.actions += letting.actions
+            found.meanwhile[role.key] = letting.replicas
+            found.waiting = found.waiting or letting.waiting
+    return found
+
+
+def _concerned(role: RoleDecision, pool: PoolSight | None) -> bool:
+    """Whether anybody is to go, is on the way, or sleeps; engines of a steady or growing pool are not asked."""
+    if pool is None or pool.scalable is None or pool.held is not None or role.desired is None or role.blind is not None:
+        return False
+    marked = any(name in pod.meta.annotations for pod in pool.living for name in (DRAINING, ASLEEP))
+    return marked or role.desired < len(pool.living)
