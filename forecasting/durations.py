@@ -11,9 +11,9 @@ earlier starts' density that makes the newest ones likeliest. What lies before i
 with the weight of `CARRIED` starts at most, because a new disk changes how long weights take and not that some nodes
 lack the image.
 
-`python bench/forecasting.py --starts`: after 20 starts of six mixtures the p90 is within 20 % of the true one in 92 % of
-cases, and 10 starts after all began to take half or twice as long in 63 %. By maximum likelihood with the population of
-each start known it would be 93 % and, from those 10 alone, 75 %: the rest is chance.
+After 20 starts of six mixtures the p90 is within 20 % of the true one in 92 % of cases, and 10 starts after all began
+to take half or twice as long in 63 % (`python bench/forecasting.py --starts`). By maximum likelihood, the population
+of each start known, it would be 93 % and, from those 10 alone, 75 %: the rest is chance.
 
     durations = saw(Durations(), prior, seconds=48.0)
     predicted(durations, prior).quantile(0.9)
@@ -51,7 +51,7 @@ CARRIED = 10.0
 """After a jump, what lay before it weighs as much as this many starts at most, its place moved by the jump."""
 JUMP_GAIN = 5.5
 """Gain in log-likelihood from which a move is a jump; a false one costs little, since the shape is kept. At 7 a move is
-found in 70 % of cases within ten starts, at 5.5 in 80 %; at 4 in 88 %, but a steady service then jumps twice as often."""
+found within ten starts in 70 % of cases, at 5.5 in 80 %; at 4 in 88 %, but a steady service jumps twice as often."""
 MOVES = np.linspace(-3.0, 3.0, 61)
 """Moves of the logarithm that are tried: a factor of 1/20 to 20 in steps of 10 %."""
 AFTER = (4, 6, 8, 11, 16)
