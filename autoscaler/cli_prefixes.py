@@ -43,8 +43,9 @@ def kv(
     from autoscaler.simulator.requests import Workload  # noqa: PLC0415 - likewise
     from autoscaler.simulator.scenes import profile_named  # noqa: PLC0415 - likewise
     from autoscaler.simulator.traces import load  # noqa: PLC0415 - likewise
-    from autoscaler.whatif.prefixes import ScaleIn, hottest, scale_in  # noqa: PLC0415 - likewise
+    from autoscaler.whatif.prefixes import ScaleIn, hottest, refuse_journal, scale_in  # noqa: PLC0415 - likewise
 
+    refuse_journal(trace)
     found = load(trace, trace_format)
     if not isinstance(found, Workload):
         raise BadSettings((f"--trace {trace}: demand per bin has no prefixes; use a trace of requests with block ids",))

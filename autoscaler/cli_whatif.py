@@ -95,11 +95,10 @@ def whatif(
     check_files(out, plot)
     _check_report(report)
     asked, scenarios = _asked(study, trace, trace_format, profile)
-    loads = rooms.loaded(asked.history)
+    loads = rooms.loads_of(asked)
     backend = rooms.run_on_ray(ray) if ray is not None else rooms.run_in_processes(workers or os.cpu_count() or 1)
     kept = None if fresh else rooms.Kept(cache or rooms.usual_folder())
-    total = len(scenarios) * len(loads.pools) * asked.seeds
-    outcomes = _swept(scenarios, loads, asked.seeds, backend, kept, total)
+    outcomes = _swept(scenarios, loads, asked.seeds, backend, kept)
     if out is not None:
         _write(outcomes, out)
     advice = rooms.recommend(outcomes, attainment)
@@ -141,13 +140,14 @@ def _asked(study: str | None, trace: str | None, trace_format: str, profile: str
 
 
 def _swept(
-    scenarios: tuple[Scenario, ...], loads: Any, seeds: int, backend: Backend, kept: Any, total: int
+    scenarios: tuple[Scenario, ...], loads: Any, seeds: int, backend: Backend, kept: Any
 ) -> list[dict[str, Any]]:
-    from autoscaler.whatif.sweep import swept  # noqa: PLC0415 - loads in 2 s
+    from autoscaler.whatif.run import runs  # noqa: PLC0415 - loads in 2 s
+    from autoscaler.whatif.sweep import swept  # noqa: PLC0415 - likewise
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("simulating", total=total)
+        task = progress.add_task("simulating", total=len(runs(scenarios, loads, seeds)))
         already = 0
 
         def done(run: Run, was_kept: bool) -> None:

@@ -48,10 +48,11 @@ MOST_ENTRIES = 200
 class Dashboard:
     """The page and its data, for a running loop or for a journal alone."""
 
-    def __init__(self, live: Chronicle | None, replay: Replay | None) -> None:
+    def __init__(self, live: Chronicle | None, replay: Replay | None, profiles: str | None = None) -> None:
+        """`profiles`: folder of hardware profiles beside the shipped ones, for what-if."""
         self._live = live
         self._replay = replay
-        self._simulations = Simulations()
+        self._simulations = Simulations(profiles)
         self._shown: tuple[int, Chronicle] | None = None
 
     def close(self) -> None:

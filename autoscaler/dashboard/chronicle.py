@@ -21,6 +21,8 @@ MOST_ROLES = 400
 """Roles with a history (140 kB each); beyond it only the latest numbers are shown, and the overview says so."""
 MOST_DECISIONS = 2000
 """Changed wishes kept with their reasons, about 2 kB each."""
+MOST_RETURNED = 50
+"""Loans given back that are still listed."""
 HOUR_S = 3600.0
 MILLION = 1e6
 
@@ -70,6 +72,8 @@ class Chronicle:
         self._decisions: deque[dict[str, Any]] = deque(maxlen=MOST_DECISIONS)
         self._ids = itertools.count(1)
         self._latest: dict[str, Any] = {"at": None, "roles": []}
+        self._loans: dict[str, dict[str, Any]] = {}
+        self._returned: deque[dict[str, Any]] = deque(maxlen=MOST_RETURNED)
 
     @property
     def at(self) -> float | None:
@@ -93,15 +97,9 @@ class Chronicle:
                 "notes": list(seen.notes),
                 "blind": decision.blind,
                 "plan": plain.get("plan"),
-                "stocks": [
-                    {
-                        "accelerator": s.accelerator,
-                        "free": s.free,
-                        "preemptible": s.preemptible,
-                        "to_buy": s.provisionable,
-                    }
-                    for s in seen.stocks
-                ],
+                "stocks": _stocks(seen),
+                "domains": _domains(seen),
+                "loans": self._lent(seen),
                 "roles": rows,
             }
 
@@ -203,6 +201,26 @@ class Chronicle:
             "foreseen": shown.get("foreseen", []),
         }
 
+    def _lent(self, seen: Observation) -> list[dict[str, Any]] | None:
+        """GPUs that training has lent, longest first, then those given back of late; None where no cluster is seen."""
+        if seen.supply is None:
+            return None
+        now: dict[str, dict[str, Any]] = {
+            one.key: {
+                "key": one.key,
+                "accelerator": one.accelerator,
+                "gpus": one.gpus,
+                "since": one.since,
+                "until": None,
+            }
+            for one in sorted(seen.supply.lent, key=lambda loan: loan.since)
+        }
+        for key, loan in self._loans.items():
+            if key not in now:
+                self._returned.appendleft({**loan, "until": seen.at})
+        self._loans = now
+        return [*now.values(), *self._returned]
+
     @staticmethod
     def _fly(kept: _Role, now: float, role: RoleDecision) -> None:
         """Keep what is asked of each tier until it lands, or until nothing is starting any more."""
@@ -235,6 +253,44 @@ class Chronicle:
     def _gpus(self, key: str, role: RoleDecision) -> int | None:
         replica = self._replicas.get(key)
         return None if replica is None or role.ready is None else role.ready * replica.gpus
+
+
+def _stocks(seen: Observation) -> list[dict[str, Any]]:
+    """By accelerator: free GPUs, those training could lend and has lent, those on their way, those to buy."""
+    lent: dict[str, int] = {}
+    coming: dict[str, int] = {}
+    for loan in seen.supply.lent if seen.supply else ():
+        lent[loan.accelerator] = lent.get(loan.accelerator, 0) + loan.gpus
+    for node in seen.supply.coming if seen.supply else ():
+        coming[node.accelerator] = coming.get(node.accelerator, 0) + node.gpus
+    told = seen.supply is not None
+    return [
+        {
+            "accelerator": stock.accelerator,
+            "free": stock.free,
+            "preemptible": stock.preemptible,
+            "lent": lent.get(stock.accelerator, 0) if told else None,
+            "coming": coming.get(stock.accelerator, 0) if told else None,
+            "to_buy": stock.provisionable,
+        }
+        for stock in seen.stocks
+    ]
+
+
+def _domains(seen: Observation) -> list[dict[str, Any]]:
+    """GPUs by network domain, as far as a cluster is seen."""
+    return [
+        {
+            "name": "/".join(part for part in one.domain if part) or "no domain",
+            "accelerator": one.accelerator,
+            "nodes": one.nodes,
+            "gpus": one.gpus,
+            "free": one.free + one.terminating,
+            "serving": one.serving,
+            "other": one.other,
+        }
+        for one in (seen.supply.domains if seen.supply else ())
+    ]
 
 
 def _either(told: RoleObservation | None, first: str, second: str) -> float | None:

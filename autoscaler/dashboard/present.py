@@ -7,7 +7,7 @@ import math
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LIMIT_S = 30.0
 """A simulation that takes longer is given up: a page waits for it."""
 STEP_S = 60.0
+TICK_S, MOST_DECISIONS = 15.0, 300
 LEAST_POINTS = 3
 USUAL_INPUT, USUAL_OUTPUT = 1155.0, 211.0
 """Mean tokens of Azure's conversation trace, where a role does not tell what it does not count."""
@@ -54,7 +55,8 @@ class Asked:
 class Simulations:
     """One simulation at a time, in a process of its own, so that the loop's ticks are not delayed."""
 
-    def __init__(self) -> None:
+    def __init__(self, profiles: str | None = None) -> None:
+        self._profiles = profiles
         self._pool: ProcessPoolExecutor | None = None
         self._busy = asyncio.Lock()
 
@@ -70,7 +72,7 @@ class Simulations:
             BadSettings: a role nobody knows, too little history, or a profile the simulator does not have.
             TimeoutError: it took longer than LIMIT_S.
         """
-        runs = _runs(asked, chronicle)
+        runs = _runs(asked, chronicle, self._profiles)
         async with self._busy:
             loop = asyncio.get_running_loop()
             if self._pool is None:
@@ -99,15 +101,29 @@ class Simulations:
         self._pool = None
 
 
-def _runs(asked: Asked, chronicle: Chronicle) -> list[tuple[Run, dict[str, Any]]]:
+def _runs(asked: Asked, chronicle: Chronicle, profiles: str | None) -> list[tuple[Run, dict[str, Any]]]:
     replica = chronicle.replica(asked.key)
     at = chronicle.at
     told = chronicle.series(asked.key, (at or 0.0) - asked.hours * 3600) if at is not None else None
     if replica is None or told is None:
         raise BadSettings((f"role {asked.key!r}: no such role, or it has no history yet",))
+    ready = _ready(told, replica)
+    layout = "colocated"
+    other_key, other = _other(asked.key, chronicle)
+    if other is not None and at is not None:
+        # Prefill and decode are one pool: played as one, each beginning with as many as the larger has.
+        layout, here = "disaggregated", chronicle.series(other_key, at - asked.hours * 3600)
+        if here is not None:
+            ready = max(ready, _ready(here, other))
+            told = _joined(asked.key, told, here)
+        replica = replace(
+            replica, minimum=min(replica.minimum, other.minimum), maximum=max(replica.maximum, other.maximum)
+        )
     load = _demand(asked, told)
-    ready = next((int(count) for count in reversed(told["ready"]) if count is not None), replica.minimum)
-    base = _scenario(replica, ready)
+    base = _scenario(replica, ready, layout).model_copy(
+        # So many decisions at most, however many hours are asked for: somebody waits for the answer.
+        update={"profiles": profiles, "interval_s": max(TICK_S, asked.hours * 3600 / MOST_DECISIONS)}
+    )
     changed = base.model_copy(
         update={
             "name": "what if",
@@ -118,12 +134,33 @@ def _runs(asked: Asked, chronicle: Chronicle) -> list[tuple[Run, dict[str, Any]]
     return [(Run(scenario, "pool", 0), {"pool": load}) for scenario in (base, changed)]
 
 
-def _scenario(replica: Replica, ready: int) -> Scenario:
+def _ready(told: dict[str, list[float | None]], replica: Replica) -> int:
+    return next((int(count) for count in reversed(told["ready"]) if count is not None), replica.minimum)
+
+
+def _other(key: str, chronicle: Chronicle) -> tuple[str, Replica | None]:
+    """The other role of a disaggregated pool: decode's of prefill, prefill's of decode."""
+    pool, _, role = key.rpartition("/")
+    other = {"prefill": f"{pool}/decode", "decode": f"{pool}/prefill"}.get(role, "")
+    return other, chronicle.replica(other)
+
+
+def _joined(
+    key: str, own: dict[str, list[float | None]], other: dict[str, list[float | None]]
+) -> dict[str, list[float | None]]:
+    """What the pool is asked: requests and prompt tokens as prefill counts them, output tokens as decode does."""
+    prefill, decode = (own, other) if key.endswith("/prefill") else (other, own)
+    made = dict(zip(decode["t"], decode["output_rate"], strict=True))
+    return {**prefill, "output_rate": [made.get(at) for at in prefill["t"]]}
+
+
+def _scenario(replica: Replica, ready: int, layout: str) -> Scenario:
     gpus = max(replica.gpus, 1)
     return Scenario.model_validate(
         {
             "name": "as now",
             "profile": replica.profile,
+            "layout": layout,
             "minimum": replica.minimum,
             "maximum": max(replica.maximum, 1),
             "initial": min(max(ready, replica.minimum), replica.maximum),
@@ -133,7 +170,7 @@ def _scenario(replica: Replica, ready: int) -> Scenario:
 
 
 def _demand(asked: Asked, told: dict[str, list[float | None]]) -> Any:
-    """The role's load over the last hours as demand per minute, repeated where the history is shorter."""
+    """The pool's load over the last hours as demand per minute, repeated where the history is shorter."""
     columns = [_column(told, name) for name in ("load", "request_rate", "prompt_rate", "output_rate")]
     times, load = np.array(told["t"], dtype=np.float64), columns[0]
     known = np.isfinite(load)
@@ -144,7 +181,7 @@ def _demand(asked: Asked, told: dict[str, list[float | None]]) -> Any:
     grid = times[known][0] + np.mod(np.arange(bins) * STEP_S, span)
     loads = np.interp(grid, times[known], load[known])
     # A prefill role's load is prompt tokens, any other's output tokens.
-    counted = USUAL_INPUT if asked.key.endswith("/prefill") else USUAL_OUTPUT
+    counted = USUAL_OUTPUT if asked.key.endswith("/colocated") else USUAL_INPUT
     amounts = []
     for column, tokens in zip(columns[1:], (1.0, USUAL_INPUT, USUAL_OUTPUT), strict=True):
         here = np.isfinite(column)

@@ -12,19 +12,29 @@ whatif.recommendation_picture(outcomes)     # matplotlib
 """
 
 from autoscaler.whatif.figures import frontier, recommendation_picture, replicas
-from autoscaler.whatif.history import Loads, binned, from_journal, from_prometheus, from_trace, generated, loaded
+from autoscaler.whatif.history import (
+    Loads,
+    binned,
+    from_journal,
+    from_prometheus,
+    from_trace,
+    generated,
+    loaded,
+    loads_of,
+)
 from autoscaler.whatif.on_ray import run_on_ray
 from autoscaler.whatif.processes import run_in_processes
 from autoscaler.whatif.recommendation import Recommendation, recommend
-from autoscaler.whatif.scenario import HistoryPrometheus, Scenario, Study, expanded, grid
+from autoscaler.whatif.scenario import HistoryPrometheus, PoolShare, Scenario, Study, expanded, grid
 from autoscaler.whatif.study_file import json_schema, load_study, study_of
 from autoscaler.whatif.sweep import Kept, swept, usual_folder
-from autoscaler.whatif.tables import demand_frame, frame, series, summary
+from autoscaler.whatif.tables import demand_frame, frame, pool_summary, series, summary
 
 __all__ = [
     "HistoryPrometheus",
     "Kept",
     "Loads",
+    "PoolShare",
     "Recommendation",
     "Scenario",
     "Study",
@@ -41,6 +51,8 @@ __all__ = [
     "json_schema",
     "load_study",
     "loaded",
+    "loads_of",
+    "pool_summary",
     "recommend",
     "recommendation_picture",
     "replicas",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from autoscaler.errors import BadSettings
-from autoscaler.whatif.tables import series, summary
+from autoscaler.whatif.recommendation import kept, recommend
+from autoscaler.whatif.tables import WITHIN, series, summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,20 +31,18 @@ def frontier(outcomes: Sequence[Mapping[str, Any]], attainment: float | None = N
 def replicas(outcome: Mapping[str, Any]) -> Figure:
     """What was ready against what was needed, all roles together, over time."""
     figure = _figure(9, 3.6)
-    _replicas(figure.subplots(), outcome)
+    _replicas(figure.subplots(), [outcome])
     return figure
 
 
 def recommendation_picture(outcomes: Sequence[Mapping[str, Any]], attainment: float | None = None) -> Figure:
     """One page: the frontier, and the recommended scenario over time."""
-    from autoscaler.whatif.recommendation import recommend  # noqa: PLC0415 - figures alone need no advice
-
     advice = recommend(outcomes, attainment)
     picked = advice.scenario or advice.nearest
     figure = _figure(11, 8)
     top, below = figure.subplots(2, 1, height_ratios=(3, 2))
-    _frontier(top, outcomes, advice.wanted)
-    _replicas(below, next(outcome for outcome in outcomes if outcome["scenario"]["name"] == picked))
+    _frontier(top, outcomes, attainment)
+    _replicas(below, [outcome for outcome in outcomes if outcome["scenario"]["name"] == picked])
     verdict = (
         f"Recommended: {picked}" if advice.scenario else f"No scenario keeps {advice.wanted:.1%}; nearest: {picked}"
     )
@@ -62,7 +63,7 @@ def _frontier(axis: Any, outcomes: Sequence[Mapping[str, Any]], attainment: floa
     wanted = attainment
     if wanted is None:
         wanted = max(outcome["scenario"]["slo"]["attainment"] for outcome in outcomes)
-    keeps = table["slo_attainment"] >= wanted - 1e-9
+    keeps = kept(table, wanted, shared=attainment is None)
     for mask, colour, label in ((keeps, KEEPS, f"keeps {wanted:.1%}"), (~keeps, MISSES, "misses it")):
         part = table[mask]
         if len(part):
@@ -72,9 +73,13 @@ def _frontier(axis: Any, outcomes: Sequence[Mapping[str, Any]], attainment: floa
         cost, reached = best["total_cost"], 100 * best["slo_attainment"]
         axis.scatter([cost], [reached], s=130, facecolors="none", edgecolors=CHOSEN, linewidths=2, zorder=4)
     if len(table) <= MOST_NAMES:
+        together: dict[tuple[float, float], list[str]] = {}
         for number, (_, row) in enumerate(table.iterrows(), 1):
-            point = (row["total_cost"], 100 * row["slo_attainment"])
-            axis.annotate(str(number), point, fontsize=8, xytext=(6, 3), textcoords="offset points")
+            # Scenarios that come out alike share one place and one label.
+            point = (float(f"{row['total_cost']:.3g}"), round(100 * row["slo_attainment"], 1))
+            together.setdefault(point, []).append(str(number))
+        for point, numbers in together.items():
+            axis.annotate(", ".join(numbers), point, fontsize=8, xytext=(6, 3), textcoords="offset points")
         named = "\n".join(f"{number}  {name}" for number, name in enumerate(table.index, 1))
         axis.text(1.02, 1.0, named, transform=axis.transAxes, va="top", fontsize=8)
     axis.axhline(100 * wanted, color=CHOSEN, linewidth=0.8, linestyle="--")
@@ -83,8 +88,12 @@ def _frontier(axis: Any, outcomes: Sequence[Mapping[str, Any]], attainment: floa
     axis.legend(fontsize=8, loc="lower right")
 
 
-def _replicas(axis: Any, outcome: Mapping[str, Any]) -> None:
-    table = series(outcome).groupby("t_s", as_index=False)[["needed", "ready", "starting"]].sum()
+def _replicas(axis: Any, outcomes: Sequence[Mapping[str, Any]]) -> None:
+    """The pools of the first seed together; only the first pool where they are not on one grid."""
+    outcome = outcomes[0]
+    alike = [one for one in outcomes if one.get("seed") == outcome.get("seed") and one["bin_s"] == outcome["bin_s"]]
+    told = pd.concat([series(one) for one in alike], ignore_index=True)
+    table = told.groupby("t_s", as_index=False)[["needed", "ready", "starting"]].sum()
     long = float(table["t_s"].iloc[-1]) > 2 * 86_400 if len(table) else False
     unit, word = (86_400.0, "days") if long else (3600.0, "hours")
     at = table["t_s"] / unit
@@ -93,7 +102,10 @@ def _replicas(axis: Any, outcome: Mapping[str, Any]) -> None:
     axis.step(
         at, table["ready"] + table["starting"], where="post", color=INK, linewidth=0.7, alpha=0.5, label="starting"
     )
-    said = f"{outcome['slo_attainment']:.1%} within SLO, {outcome['gpu_hours']:,.1f} GPU-hours"
+    requests = sum(one["requests"] for one in alike)
+    served = sum(one["slo_attainment"] * one["requests"] for one in alike) / max(requests, WITHIN)
+    said = f"{served:.1%} within SLO, {sum(one['gpu_hours'] for one in alike):,.1f} GPU-hours"
+    said += f", {len(alike)} pools" if len(alike) > 1 else ""
     axis.set(xlabel=word, ylabel="replicas", title=f"{outcome['scenario']['name']}: {said}")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)

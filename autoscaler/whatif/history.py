@@ -16,7 +16,9 @@ from autoscaler.simulator.binning import to_demand
 from autoscaler.simulator.generate import generate
 from autoscaler.simulator.requests import LARGEST_TOKENS, DemandSeries, Workload
 from autoscaler.simulator.scaling import parse_scale, scaled
+from autoscaler.simulator.trace_files import BadTrace
 from autoscaler.simulator.traces import load
+from autoscaler.whatif.planner_csv import planner_csv
 from autoscaler.whatif.scenario import HistoryFile, HistoryGenerator, HistoryJournal, HistoryPrometheus
 from metrics_adapter.prometheus import PrometheusSource
 from metrics_adapter.prometheus_http import PrometheusAccess
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from autoscaler.model import Observation
-    from autoscaler.whatif.scenario import AnyHistory, Scenario
+    from autoscaler.whatif.scenario import AnyHistory, Scenario, Study
 
     Load = Workload | DemandSeries
 
@@ -50,6 +52,20 @@ class Loads:
         from autoscaler.whatif.tables import demand_frame  # noqa: PLC0415 - tables read this module's type
 
         return demand_frame(self)
+
+
+def loads_of(study: Study, seed: int = 0) -> Loads:
+    """The load of a study, or those of its pools by their names. Raises as `loaded`; BadSettings names the pool."""
+    if study.history is not None:
+        return loaded(study.history, seed)
+    found: dict[str, Load] = {}
+    for pool in study.pools:
+        its = loaded(pool.history, seed)
+        if len(its.pools) != 1:
+            several = ", ".join(sorted(its.pools))
+            raise BadSettings((f"pools: {pool.name}: its history has {several}; name one of them as history.pool",))
+        found[pool.name] = next(iter(its.pools.values()))
+    return Loads(", ".join(dict.fromkeys(load.name for load in found.values())), found)
 
 
 def loaded(history: AnyHistory, seed: int = 0) -> Loads:
@@ -79,8 +95,18 @@ def from_trace(
     input_tokens: float | None = None,
     output_tokens: float | None = None,
 ) -> Loads:
-    """A trace file (see `autoscaler.simulator.traces.load`), scaled. Raises BadTrace with row and column."""
-    found = load(path, format, input_tokens=input_tokens, output_tokens=output_tokens)
+    """A trace file (see `autoscaler.simulator.traces.load`), scaled. Raises BadTrace with row and column.
+
+    Demand may also come as planners export it, see `planner_csv`.
+    """
+    found: Load
+    try:
+        found = load(path, format, input_tokens=input_tokens, output_tokens=output_tokens)
+    except BadTrace:
+        plain = format == "demand" and Path(path).is_file() and "#" not in str(path)
+        if not plain or not {".csv", ".tsv", ".txt", ".gz"} & {Path(path).suffix}:
+            raise
+        found = planner_csv(Path(path), input_tokens, output_tokens)
     return Loads(str(path), {"pool": scaled(found, parse_scale(scale), seed) if scale else found})
 
 

@@ -11,6 +11,7 @@ where load is the prompt tokens sent there, forgotten with a time constant of a 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from autoscaler.simulator.requests import BLOCK_TOKENS, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
 
 FADES_S = 60.0
@@ -303,3 +305,16 @@ def _hits(requests: Sequence[tuple[float, list[int]]], caches: Mapping[int, Cach
     """Prompt tokens found in caches. The caches given are left as they are."""
     fleet = _Fleet(_copied(caches), store)
     return sum(fleet.serve(at, chain)[1] for at, chain in requests) * BLOCK_TOKENS
+
+
+def refuse_journal(path: Path) -> None:
+    """Raises BadSettings for a journal: it tells tokens and hits per second, not which prompts were alike."""
+    try:
+        with path.open("rb") as file:
+            first = json.loads(file.readline(1_000_000))
+    except (OSError, ValueError):
+        return
+    if isinstance(first, dict) and "seen" in first and "decision" in first:
+        problem = "is a journal: it has rates of tokens and hits, and no prefix blocks of requests"
+        right = "record the gateway's or the engine's KV events as a trace with hash_ids (format mooncake)"
+        raise BadSettings((f"--trace {path}: {problem}; {right}",))

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoscaler.errors import BadSettings
-from autoscaler.whatif.tables import summary
+from autoscaler.whatif.tables import WITHIN, pool_summary, summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
+
 HOURS_PER_YEAR = 8766.0
-WITHIN = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,30 @@ def recommend(outcomes: Sequence[Mapping[str, Any]], attainment: float | None = 
         raise BadSettings(("nothing to recommend from: no scenario was run",))
     wanted = attainment if attainment is not None else max(o["scenario"]["slo"]["attainment"] for o in outcomes)
     table = summary(outcomes)
-    keeping = table[table["slo_attainment"] >= wanted - WITHIN].sort_values("total_cost", kind="stable")
+    keeping = table[kept(table, wanted, shared=attainment is None)].sort_values("total_cost", kind="stable")
     nearest = str(table["slo_attainment"].idxmax())
     chosen = str(keeping.index[0]) if len(keeping) else None
-    return Recommendation(chosen, nearest, wanted, _page(outcomes, table, chosen, nearest, wanted))
+    names = (chosen, nearest, frozenset(str(name) for name in keeping.index))
+    return Recommendation(chosen, nearest, wanted, _page(outcomes, table, names, wanted))
 
 
-def _page(outcomes: Sequence[Mapping[str, Any]], table: Any, chosen: str | None, nearest: str, wanted: float) -> str:
+def kept(table: pd.DataFrame, wanted: float, *, shared: bool = True) -> pd.Series:
+    """Which scenarios of a summary serve the wanted share.
+
+    With `shared`, pools that share a supply are judged one by one, each by the share that is wanted of it.
+    """
+    reached: pd.Series = table["slo_attainment"] >= wanted - WITHIN
+    return reached.where(table["pools_short"].isna(), table["pools_short"] == 0) if shared else reached
+
+
+def _page(
+    outcomes: Sequence[Mapping[str, Any]],
+    table: Any,
+    names: tuple[str | None, str, frozenset[str]],
+    wanted: float,
+) -> str:
+    """`names`: of the chosen scenario, the nearest, and all that keep the SLO."""
+    chosen, nearest, keeping = names
     named = {outcome["scenario"]["name"]: outcome for outcome in outcomes}
     picked = chosen or nearest
     row, example = table.loc[picked], named[picked]
@@ -81,14 +99,37 @@ def _page(outcomes: Sequence[Mapping[str, Any]], table: Any, chosen: str | None,
         "|---|---|---|---|---|---|",
     ]
     for name, one in table.sort_values("total_cost", kind="stable").head(20).iterrows():
-        keeps = "yes" if one["slo_attainment"] >= wanted - WITHIN else "no"
+        keeps = "yes" if str(name) in keeping else "no"
         lines.append(
             f"| {name} | {one['slo_attainment']:.2%} | {one['gpu_hours']:,.1f} | {one['total_cost']:,.2f} "
             f"| {_seconds(one['ttft_p99_s'])} | {keeps} |"
         )
+    lines += _pools(outcomes, picked)
     fidelity = "as rates (fluid)" if example["fidelity"] == "fluid" else "request by request"
     lines += ["", f"Simulated {fidelity}, {int(row['seeds'])} seed(s) each, load: {example['trace']}."]
+    if example.get("notes"):
+        lines += ["", f"Of the load: {'; '.join(example['notes'])}."]
     return "\n".join(lines) + "\n"
+
+
+def _pools(outcomes: Sequence[Mapping[str, Any]], picked: str) -> list[str]:
+    """A table of the pools, where there are several."""
+    table = pool_summary([outcome for outcome in outcomes if outcome["scenario"]["name"] == picked])
+    if len(table) < 2:  # noqa: PLR2004 - one pool is the total
+        return []
+    lines = [
+        "",
+        f"Pools of {picked}:",
+        "",
+        "| Pool | SLO attainment | GPU-hours | Cost | Peak |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one['pool']} | {one['slo_attainment']:.2%} | {one['gpu_hours']:,.1f} | {one['total_cost']:,.2f} "
+        f"| {one['peak_replicas']:,.0f} |"
+        for one in table.reset_index().to_dict("records")
+    ]
+    return lines
 
 
 def _seconds(value: float) -> str:

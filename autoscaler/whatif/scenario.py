@@ -139,6 +139,25 @@ class FaultChoice(Door):
     amount: Annotated[float, Field(ge=0, le=1e6)] = Field(1.0, description="How much; see the simulator's faults.")
 
 
+class PoolShare(Door):
+    """One of several pools on one supply; what is left out is the scenario's."""
+
+    name: Text = Field(..., description="namespace/pool, or pool alone.")
+    growth: Factor = Field(1.0, description="So many times the requests, on top of the scenario's growth.")
+    profile: Text | None = Field(None, description="Hardware profile, model/accelerator/tpN.")
+    layout: Literal["colocated", "disaggregated"] | None = Field(None, description="How it serves.")
+    minimum: Replicas | None = Field(None, description="Fewest replicas of a role.")
+    maximum: SomeReplicas | None = Field(None, description="Most replicas of a role.")
+    initial: Replicas | None = Field(None, description="Ready at the start.")
+    slo: SloChoice | None = Field(None, description="What counts as served well.")
+
+
+class PoolHistory(PoolShare):
+    """A pool of a study, with its load."""
+
+    history: History = Field(..., description="The load.")
+
+
 class Scenario(Door):
     """One question to the simulated world. Everything has a default: a scenario names what differs."""
 
@@ -147,6 +166,7 @@ class Scenario(Door):
     input_growth: Factor = Field(1.0, description="So many times the prompt tokens of each request.")
     output_growth: Factor = Field(1.0, description="So many times the output tokens of each request.")
     profile: Text = Field("llama-3.1-8b/a100-80gb/tp1", description="Hardware profile, model/accelerator/tpN.")
+    profiles: Text | None = Field(None, description="Folder with further hardware profiles (YAML).")
     layout: Literal["colocated", "disaggregated"] = Field("colocated", description="How pools serve.")
     minimum: Replicas = Field(1, description="Fewest replicas of a role.")
     maximum: SomeReplicas = Field(64, description="Most replicas of a role.")
@@ -156,10 +176,15 @@ class Scenario(Door):
     supply: SupplyChoice = Field(default_factory=SupplyChoice, description="GPUs and start-up.")
     faults: tuple[FaultChoice, ...] = Field((), description="What goes wrong.")
     interval_s: Seconds | None = Field(
-        None, description="Between decisions; none: the policy's own, 60 to 200 s for rates over more than two days."
+        None,
+        description="Between decisions; none: the policy's own; for rates over hours, ours decides when there is news, "
+        "and others every 60 to 200 s over more than two days.",
     )
     fidelity: Literal["fluid", "requests"] = Field("fluid", description="Rates (seconds a week), or every request.")
     namespace: Namespace = Field("default", description="Of pools that have none.")
+    pools: tuple[PoolShare, ...] = Field(
+        (), description="Pools that share the supply and are played together; none: each pool by itself."
+    )
 
 
 class RandomSearch(Door):
@@ -181,9 +206,10 @@ class RandomSearch(Door):
 
 
 class Study(Door):
-    """A file of scenarios: a load, what all have in common, and what differs."""
+    """A file of scenarios: a load, or several pools with theirs on one supply, what is common, and what differs."""
 
-    history: History = Field(..., description="The load.")
+    history: History | None = Field(None, description="The load.")
+    pools: tuple[PoolHistory, ...] = Field((), description="Instead: several pools, each with its load, on one supply.")
     base: Scenario = Field(default_factory=Scenario, description="What all scenarios have in common.")
     scenarios: tuple[dict[str, Any], ...] = Field((), description="What each changes of the base.")
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="Dotted key: list of values.")
@@ -192,6 +218,13 @@ class Study(Door):
 
     @model_validator(mode="after")
     def _expands(self) -> Study:
+        if (self.history is None) == (not self.pools):
+            raise ValueError("history: give the load, or pools with theirs; one of them")
+        names = [pool.name for pool in self.pools]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"pools: two are called {twice[0]!r}; give each a name of its own")
+        if self.base.pools or any("pools" in own for own in self.scenarios) or "pools" in self.grid:
+            raise ValueError("pools: they are named once, beside base, each with its history")
         if self.random is not None and self.grid:
             raise ValueError("give a grid or random, not both")
         expanded(self)
@@ -206,11 +239,16 @@ def expanded(study: Study) -> tuple[Scenario, ...]:
             more than MOST_SCENARIOS.
     """
     listed = study.scenarios or ({},)
+    shares = tuple(
+        PoolShare.model_validate(pool.model_dump(mode="json", exclude={"history"}, exclude_none=True))
+        for pool in study.pools
+    )
+    base = study.base.model_copy(update={"pools": shares})
     each = study.random.count if study.random else math.prod(len(values) for values in study.grid.values())
     if len(listed) * each > MOST_SCENARIOS:
         raise ValueError(f"{len(listed) * each:,} scenarios; at most {MOST_SCENARIOS:,}")
     return _named_apart(
-        [_one(study.base, own, changes, _varied(study.grid)) for own in listed for changes in _changes(study)]
+        [_one(base, own, changes, _varied(study.grid)) for own in listed for changes in _changes(study)]
     )
 
 

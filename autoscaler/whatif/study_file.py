@@ -12,7 +12,7 @@ from autoscaler.whatif.scenario import Study, expanded
 from autoscaler.yaml_text import Document, parse
 
 if TYPE_CHECKING:
-    from autoscaler.whatif.scenario import Scenario
+    from autoscaler.whatif.scenario import AnyHistory, Scenario
 
 LONGEST = 80
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
@@ -21,7 +21,7 @@ SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 def load_study(path: str | Path) -> tuple[Study, tuple[Scenario, ...]]:
     """The study of a file and its scenarios; `-` reads standard input's path `/dev/stdin`.
 
-    Paths of traces and journals in it are taken from the file's own folder.
+    Paths of traces, journals and profiles in it are taken from the file's own folder.
 
     Raises:
         BadSettings: one sentence per problem: file, line, key, value, and what would be right.
@@ -40,7 +40,12 @@ def load_study(path: str | Path) -> tuple[Study, tuple[Scenario, ...]]:
         study = Study.model_validate(document.values)
     except ValidationError as error:
         raise BadSettings(tuple(_sentence(detail, document, where) for detail in error.errors())) from None
-    return _placed(study, Path(where).parent if where != "-" else Path()), expanded(study)
+    folder = Path(where).parent if where != "-" else Path()
+    scenarios = tuple(
+        one if one.profiles is None else one.model_copy(update={"profiles": str(folder / one.profiles)})
+        for one in expanded(study)
+    )
+    return _placed(study, folder), scenarios
 
 
 def study_of(plain: dict[str, Any]) -> tuple[Study, tuple[Scenario, ...]]:
@@ -58,17 +63,23 @@ def json_schema() -> dict[str, Any]:
 
 
 def _placed(study: Study, folder: Path) -> Study:
+    history = study.history and _history_placed(study.history, folder)
+    pools = tuple(pool.model_copy(update={"history": _history_placed(pool.history, folder)}) for pool in study.pools)
+    return study.model_copy(update={"history": history, "pools": pools})
+
+
+def _history_placed(history: AnyHistory, folder: Path) -> AnyHistory:
     for key in ("trace", "journal"):
-        named = getattr(study.history, key, None)
+        named = getattr(history, key, None)
         if named is not None and not Path(named).is_absolute():
-            history = study.history.model_copy(update={key: str(folder / named)})
-            return study.model_copy(update={"history": history})
-    return study
+            return history.model_copy(update={key: str(folder / named)})
+    return history
 
 
 def _sentence(detail: Any, document: Document, where: str) -> str:
     kinds = {"trace", "generator", "journal", "prometheus"}
-    place = tuple(part for at, part in enumerate(detail["loc"]) if not (at == 1 and part in kinds))
+    told = detail["loc"]
+    place = tuple(part for at, part in enumerate(told) if not (at and told[at - 1] == "history" and part in kinds))
     line = next(
         (document.lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in document.lines), None
     )

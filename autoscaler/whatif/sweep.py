@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from autoscaler.errors import BadSettings
 from autoscaler.whatif.processes import run_in_processes
-from autoscaler.whatif.run import runs
+from autoscaler.whatif.run import as_played, fingerprint, parts_of, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -97,13 +97,18 @@ def swept(
         done: told of each run, and whether it was kept already, for a progress bar.
 
     Returns:
-        Outcomes (see `run.outcome`) in the order of the runs: the same bytes in whatever order and place they ran.
+        Outcomes (see `run.outcome`), one per pool, in the order of the runs: the same bytes in whatever order and
+        place they ran.
 
     Raises:
         BadSettings: from a run, naming its scenario. What finished before is kept.
     """
     asked = runs(scenarios, loads, seeds)
-    keys = [run.key(loads.pools[run.pool]) for run in asked] if kept is not None else []
+    pools = loads.pools
+    if all(run.scenario.fidelity == "fluid" for run in asked):
+        # Once for all, and before they travel: a week of requests is hundreds of megabytes.
+        pools = {pool: as_played(load, "fluid") for pool, load in pools.items()}
+    keys = _keys(asked, pools) if kept is not None else []
     found: dict[int, dict[str, Any]] = {}
     for at, key in enumerate(keys):
         outcome = kept.get(key) if kept is not None else None
@@ -113,7 +118,7 @@ def swept(
                 done(asked[at], True)  # noqa: FBT003 - the callback's second word is "already"
     missing = [at for at in range(len(asked)) if at not in found]
     chosen = backend or run_in_processes(os.cpu_count() or 1)
-    for index, outcome in chosen([asked[at] for at in missing], loads.pools):
+    for index, outcome in chosen([asked[at] for at in missing], pools):
         at = missing[index]
         # Through JSON, so that an outcome just made and one that was kept are the same value.
         found[at] = json.loads(text(outcome))
@@ -121,4 +126,18 @@ def swept(
             kept.put(keys[at], outcome)
         if done is not None:
             done(asked[at], False)  # noqa: FBT003 - likewise
-    return [found[at] for at in range(len(asked))]
+    return [part for at in range(len(asked)) for part in parts_of(found[at])]
+
+
+def _keys(asked: Sequence[Run], pools: Mapping[str, Load]) -> list[str]:
+    """Of every run; each load's fingerprint is taken once."""
+    prints: dict[tuple[str, str], str] = {}
+    found = []
+    for run in asked:
+        fidelity = run.scenario.fidelity
+        played = run.plays(pools)
+        for pool in played:
+            if (pool, fidelity) not in prints:
+                prints[pool, fidelity] = fingerprint(as_played(pools[pool], fidelity))
+        found.append(run.keyed(" ".join(prints[pool, fidelity] for pool in played)))
+    return found

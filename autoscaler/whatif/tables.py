@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LEFT_OUT = frozenset({"config", "history", "needed", "notes", "scenario", "bin_s"})
 """Of an outcome, what is no single number or name."""
 MINUTE_S = 60.0
+WITHIN = 1e-9
+"""Shares that differ by less are equal."""
 
 
 def frame(outcomes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -45,7 +47,8 @@ def summary(outcomes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Per scenario, pools together: mean over seeds of SLO attainment (weighted by requests) and summed costs.
 
     Columns: slo_attainment, slo_lowest (worst pool and seed), gpu_hours, total_cost, ttft_p99_s (worst pool),
-    tpot_p99_s (worst pool), peak_replicas (sum of pools), direction_changes, lost_training_gpu_hours, seeds.
+    tpot_p99_s (worst pool), peak_replicas (sum of pools), direction_changes, lost_training_gpu_hours, seeds, and
+    pools_short: how many of the pools that share a supply miss their own wanted attainment; NaN where none share.
     """
     rows = frame(outcomes)
     if rows.empty:
@@ -68,7 +71,19 @@ def summary(outcomes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     means = grouped.mean(numeric_only=True)
     means["slo_lowest"] = grouped["slo_lowest"].min()
     means["seeds"] = grouped.size()
+    means["pools_short"] = np.nan
+    if "slo_wanted" in rows:
+        each = rows.groupby(["scenario", "pool"], sort=False)[["slo_attainment", "slo_wanted"]].mean()
+        short = each["slo_attainment"] < each["slo_wanted"] - WITHIN
+        means["pools_short"] = short.groupby("scenario", sort=False).sum()
     return means[["slo_attainment", *(name for name in means.columns if name != "slo_attainment")]]
+
+
+def pool_summary(outcomes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Per scenario and pool, means over seeds: slo_attainment, gpu_hours, total_cost, ttft_p99_s, peak_replicas."""
+    rows = frame(outcomes)
+    names = ["slo_attainment", "gpu_hours", "total_cost", "ttft_p99_s", "peak_replicas"]
+    return rows if rows.empty else rows.groupby(["scenario", "pool"], sort=False)[names].mean()
 
 
 def series(outcome: Mapping[str, Any]) -> pd.DataFrame:

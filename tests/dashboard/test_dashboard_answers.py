@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import requests
+
+from autoscaler.dashboard.api import Dashboard
+from autoscaler.dashboard.chronicle import Chronicle, Replica
+from autoscaler.model import Decision, Observation, Role, RoleDecision, RoleKey, RoleObservation
+from metrics_adapter.board import Board, Limits
+from metrics_adapter.exposition import Telemetry
+from metrics_adapter.server import Server, compose
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+START = 1_700_000_000.0
+OWN_PROFILE = """
+model: house-8b
+architecture: {layers: 32, kv_heads: 8, head_dim: 128, parameters_billion: 8.03}
+profiles:
+- {accelerator: a100-80gb, tensor_parallel: 1, gpus: 1, step_base_s: 0.01, per_prefill_token_s: 0.0001,
+   prefill_request_s: 0.02, per_running_s: 0.0001, per_resident_token_s: 1.0e-07, kv_bytes_per_token: 131072,
+   kv_capacity_tokens: 400000, max_running: 256, max_batched_tokens: 2048, weights_gb: 16.06, evidence: inferred,
+   source: this test, relative_uncertainty: 0.3}
+"""
 
 CHAT = "prod/chat/colocated"
 
@@ -46,6 +69,29 @@ def test_what_if_from_now_gives_both_sides(page: str) -> None:
     assert then["gpu_hours"] > now["gpu_hours"]
     assert len(then["t"]) == len(then["needed"]) == len(then["ready"])
     assert max(then["needed"]) > max(now["needed"])
+
+
+def test_what_if_plays_both_roles_of_a_disaggregated_pool_by_profiles_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN_PROFILE)
+    keys = [RoleKey("prod", "own", role) for role in (Role.PREFILL, Role.DECODE)]
+    replica = Replica(1, 2.5, "a100-80gb", "house-8b/a100-80gb/tp1", 1, 20)
+    chronicle = Chronicle("prometheus", 15.0, START, {str(key): replica for key in keys})
+    for number in range(60):
+        at = START + 15.0 * number
+        prompts = {"prompt_rate": 10_000.0, "first_token_rate": 10.0, "generation_rate": 10.0}
+        made = {"completion_rate": 10.0, "generation_rate": 2000.0}
+        seen = [RoleObservation(keys[0], at, 2, 2, **prompts), RoleObservation(keys[1], at, 3, 3, **made)]
+        decided = [RoleDecision(keys[0], 2, 2, 2, 0, 10_000.0), RoleDecision(keys[1], 3, 3, 3, 0, 2000.0)]
+        chronicle.note(Observation(at, tuple(seen)), Decision(at, tuple(decided)))
+    shown = Dashboard(chronicle, None, str(tmp_path))
+    meter = Telemetry(Board(Limits(1.0, 1.0), lambda: 0.0))
+    with Server(compose([shown.router()], meter), "127.0.0.1", 0) as server:
+        told = get(f"{server.url}/dashboard/", "api/whatif", key=str(keys[1]), growth=2, hours=0.5)
+    shown.close()
+    assert told.ok, told.text
+    assert told.json()["then"]["gpu_hours"] > told.json()["now"]["gpu_hours"]
+    # Two roles: never fewer than two replicas in all.
+    assert min(told.json()["now"]["needed"]) >= 2
 
 
 @pytest.mark.parametrize(

@@ -141,3 +141,33 @@ def test_what_if_is_simulated_and_drawn(tab: Any) -> None:
 def test_filtering_hides_what_does_not_match(tab: Any) -> None:
     tab.fill("#filter", "chat")
     expect(tab.locator("#roles tr:visible")).to_have_count(1)
+
+
+def test_loans_and_network_domains_are_shown(browser: Any, page: str) -> None:
+    opened = browser.new_page(viewport={"width": 1500, "height": 1000})
+    loan = {"key": "Job/train/big", "accelerator": "h100", "gpus": 8, "since": 1.7e9, "until": None}
+    domain = {"name": "rack-1", "accelerator": "h100", "nodes": 4, "gpus": 32, "free": 8, "serving": 8, "other": 16}
+
+    def more(route: Any) -> None:
+        told = route.fetch().json()
+        told["stocks"] = [{"accelerator": "h100", "free": 8, "preemptible": 16, "lent": 8, "coming": 0, "to_buy": 2}]
+        route.fulfill(
+            json={**told, "loans": [loan, {**loan, "key": "Job/old", "until": 1.7e9 + 60}], "domains": [domain]}
+        )
+
+    opened.route("**/api/overview*", more)
+    opened.goto(page)
+    expect(opened.locator("#loans tr")).to_have_count(2)
+    expect(opened.locator("#loans")).to_contain_text("not yet")
+    expect(opened.locator("#stocks")).to_contain_text("h100")
+    assert opened.locator("#stocks td").all_inner_texts() == ["h100", "8", "16", "8", "0", "2"]
+    assert "32 GPUs on 4 nodes, 8 serving, 16 other, 8 free" in (
+        opened.locator("#domains [role=listitem]").get_attribute("aria-label") or ""
+    )
+    opened.close()
+
+
+def test_a_narrow_window_does_not_scroll_sideways(tab: Any) -> None:
+    tab.set_viewport_size({"width": 420, "height": 900})
+    tab.wait_for_timeout(400)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 420

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ from autoscaler.dashboard.chronicle import Chronicle
 from autoscaler.dashboard.replay import Replay
 from autoscaler.dashboard.series import COARSE, FINE, MOST_POINTS, RoleSeries
 from autoscaler.errors import BadJournal
-from autoscaler.model import Decision, Observation, Role, RoleDecision, RoleKey, Take, Tier
+from autoscaler.model import Decision, Observation, Role, RoleDecision, RoleKey, Stock, Take, Tier
+from autoscaler.supply import Coming, DomainStock, Lent, Supply
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,3 +118,54 @@ def test_a_journal_that_is_being_written_shows_whole_lines_only(journal: Path) -
     replay.refresh()
     assert replay.span().ticks == before
     assert math.isfinite(replay.span().last_at or math.nan)
+
+
+def test_gpus_lent_by_training_are_told_until_and_after_they_are_given_back() -> None:
+    found = Chronicle("t", 15.0, 0.0, {})
+
+    def told(at: float, *lent: Lent) -> dict[str, Any]:
+        domain = DomainStock("h100", ("zone-a", "rack-1"), 4, 32, 6, 2, 8, 16)
+        supply = Supply(at, (domain,), lent=lent, coming=(Coming("node", "h100", 8, "ordered"),))
+        found.note(Observation(at, (), (Stock("h100", 8, 16, 0),), supply=supply), Decision(at, ()))
+        return found.overview()
+
+    first = Lent("Job/train/big", "h100", 8, 5.0)
+    second = Lent("Job/train/small", "h100", 4, 10.0)
+    assert told(0.0)["loans"] == []
+    overview = told(15.0, second, first)
+    assert [(one["key"], one["until"]) for one in overview["loans"]] == [
+        ("Job/train/big", None),
+        ("Job/train/small", None),
+    ]
+    # 8 + 4 GPUs lent; 16 more could be.
+    assert (overview["stocks"][0]["lent"], overview["stocks"][0]["preemptible"], overview["stocks"][0]["coming"]) == (
+        12,
+        16,
+        8,
+    )
+    assert overview["domains"] == [
+        {
+            "name": "zone-a/rack-1",
+            "accelerator": "h100",
+            "nodes": 4,
+            "gpus": 32,
+            "free": 8,
+            "serving": 8,
+            "other": 16,
+        }
+    ]
+    overview = told(30.0, second)
+    assert [(one["key"], one["until"]) for one in overview["loans"]] == [
+        ("Job/train/small", None),
+        ("Job/train/big", 30.0),
+    ]
+    for at in range(45, 45 + 15 * 80, 15):
+        overview = told(float(at), Lent(f"Job/train/{at}", "h100", 8, float(at)))
+    assert len(overview["loans"]) <= 1 + 50
+
+
+def test_without_a_cluster_nothing_is_said_of_loans(chronicle: Chronicle) -> None:
+    overview = chronicle.overview()
+    assert overview["loans"] is None
+    assert overview["stocks"][0]["lent"] is None
+    assert overview["domains"] == []

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.errors import BadSettings
+from autoscaler.journal import Journal
+from autoscaler.model import Decision, Observation, Role, RoleKey, RoleObservation
 from autoscaler.simulator.requests import BLOCK_TOKENS, Workload
-from autoscaler.whatif.prefixes import Cache, ScaleIn, hottest, scale_in
+from autoscaler.whatif.prefixes import Cache, ScaleIn, hottest, refuse_journal, scale_in
 
 MOONCAKE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mooncake"
 
@@ -110,6 +112,15 @@ def test_a_trace_without_blocks_is_refused() -> None:
     bare = Workload("t", np.zeros(1), np.ones(1, dtype=np.int64), np.ones(1, dtype=np.int64))
     with pytest.raises(BadSettings, match="has no prefix blocks"):
         hottest(bare, most_tokens=1000)
+
+
+def test_a_journal_is_refused_with_the_reason(tmp_path: Path) -> None:
+    written = Journal(tmp_path / "journal.jsonl", 1_000_000)
+    written.write(Observation(1.0, (RoleObservation(RoleKey("a", "b", Role.COLOCATED)),)), Decision(1.0, ()))
+    with pytest.raises(BadSettings, match="is a journal: it has rates of tokens and hits, and no prefix blocks"):
+        refuse_journal(tmp_path / "journal.jsonl")
+    (tmp_path / "trace.jsonl").write_text('{"timestamp": 1, "hash_ids": [1]}\n')
+    refuse_journal(tmp_path / "trace.jsonl")
 
 
 @pytest.mark.skipif(not MOONCAKE.is_dir(), reason="../shared/data/mooncake is not here")

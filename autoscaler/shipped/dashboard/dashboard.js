@@ -92,10 +92,27 @@ function showMap(told) {
   for (const [key, node] of state.wide) if (!state.rows.has(key)) { node.remove(); state.wide.delete(key); }
 }
 
+function showDomains(told) {
+  const domains = told.domains || [];
+  $("domains-part").hidden = !domains.length;
+  $("domains").replaceChildren(...domains.map((one) => {
+    const said = `${one.name}, ${one.accelerator}: ${one.gpus} GPUs on ${one.nodes} nodes, ${one.serving} serving, ${one.other} other, ${one.free} free`;
+    const item = element("div", null, {role: "listitem", "aria-label": said, title: said, class: "domain"});
+    const bar = element("div", null, {class: "bar", "aria-hidden": "true"});
+    for (const part of ["serving", "other", "free"]) {
+      const piece = element("span", null, {class: part});
+      piece.style.flexGrow = one[part];
+      bar.append(piece);
+    }
+    item.append(element("span", `${one.name} ${one.serving}/${one.other}/${one.free}`), bar);
+    return item;
+  }));
+}
+
 function fill(body, rows, empty) {
   body.replaceChildren(...(rows.length ? rows : [[empty]]).map((cells) => {
     const row = element("tr");
-    cells.forEach((text) => row.append(element("td", text, cells.length === 1 ? {colspan: 4} : {})));
+    cells.forEach((text) => row.append(element("td", text, cells.length === 1 ? {colspan: 6} : {})));
     return row;
   }));
 }
@@ -123,8 +140,11 @@ function showRole(told) {
   Object.values(figures).forEach((text, at) => setText(list.children[at].lastChild, text));
   fill($("ladder"), role.flights.map((one) => [one.tier, `${one.replicas} replicas`,
     `${clock(one.lands_at)} (${Math.max(0, Math.round(one.lands_at - told.at))} s)`]), "nothing in flight");
-  fill($("stocks"), (told.stocks || []).map((one) => [one.accelerator, whole(one.free), whole(one.preemptible), whole(one.to_buy)]),
-    "supply is not told");
+  fill($("stocks"), (told.stocks || []).map((one) => [one.accelerator, whole(one.free), whole(one.preemptible), whole(one.lent), whole(one.coming),
+    whole(one.to_buy)]), "supply is not told");
+  $("loans-part").hidden = told.loans == null;
+  fill($("loans"), (told.loans || []).map((one) => [one.key, `${one.gpus} ${one.accelerator}`, clock(one.since),
+    one.until == null ? "not yet" : clock(one.until)]), "training has lent nothing");
 }
 
 async function showSeries(told) {
@@ -236,6 +256,7 @@ async function refresh(force = false) {
     if (changed && told.roles.length) {
       showRoles(told);
       showMap(told);
+      showDomains(told);
       showRole(told);
       await Promise.all([showSeries(told), showDecisions()]);
     }
@@ -268,6 +289,8 @@ async function whatIf(event) {
   event.preventDefault();
   const form = new FormData($("whatif"));
   setText($("whatif-text"), "Simulating…");
+  const button = $("whatif").querySelector("button");
+  button.disabled = true;
   try {
     const told = await ask("whatif", {key: state.key, growth: form.get("growth"), start_scale: form.get("start_scale"), hours: form.get("hours")});
     const line = (name, one) => `${name}: ${percent(one.slo_attainment)} within SLO, ${one.gpu_hours.toFixed(1)} GPU-hours, `
@@ -278,6 +301,7 @@ async function whatIf(event) {
       {label: "ready, what if", colour: "warn", stepped: true}, {label: "ready, as now", colour: "main", stepped: true}],
       [told.then.t, told.then.needed, told.then.ready, told.now.ready], true);
   } catch (error) { setText($("whatif-text"), error.message); }
+  finally { button.disabled = false; }
 }
 
 function theme(dark) {
