@@ -36,6 +36,7 @@ HISTORY_POINTS = 360
 class Foresight(StrEnum):
     """How the load ahead is guessed."""
 
+    DAYS = "days"
     QUANTILE = "quantile"
     LAST_VALUE = "last-value"
 
@@ -46,7 +47,8 @@ class TokenDynamics:
 
     Attributes:
         name: on the command line.
-        forecast: upper quantiles by the load's own history, or the last value.
+        forecast: upper quantiles by the load's last hours and, with a day of history, by the ensemble over days; by the
+            last hours alone; or the last value.
         quantile: planned for, 0.5..1; None: each tier's own, from prices. lead_quantile: of the lead times.
         fallback_margin: on the present load where the forecast cannot be relied on.
         stabilise_down_s: the wish falls to the highest plan of this long, or, where the load soon reaches less with
@@ -59,7 +61,7 @@ class TokenDynamics:
     """
 
     name: str = "token-dynamics"
-    forecast: Foresight = Foresight.QUANTILE
+    forecast: Foresight = Foresight.DAYS
     quantile: float | None = None
     lead_quantile: float = 0.9
     fallback_margin: float = 0.3
@@ -97,7 +99,7 @@ class TokenDynamics:
             quantile=self.quantile,
             lead_quantile=self.lead_quantile,
             fallback_margin=0.0 if self.forecast is Foresight.LAST_VALUE else self.fallback_margin,
-            days=self.forecast is Foresight.QUANTILE,
+            days=self.forecast is Foresight.DAYS,
             history_s=self.history_s,
             bin_s=max(self.interval_s, self.history_s / HISTORY_POINTS),
             window_s=self.window_s,
