@@ -61,8 +61,10 @@ build: setup ## Build the wheel and try it in an environment of its own.
 bench: setup ## The timing tables.
 	$(BIN)/python bench/tick.py $(ARGS)
 
-reference: setup ## Write docs/configuration.md from the settings.
+reference: setup ## Write the references in docs/ from the code.
 	$(BIN)/tidegate config --reference > docs/configuration.md
+	$(BIN)/python scripts/generate_commands.py
+	$(BIN)/python scripts/generate_metrics.py
 
 proto: setup ## Generate the KEDA scaler's messages anew from its .proto.
 	$(BIN)/python scripts/generate_proto.py

@@ -36,6 +36,9 @@ class Recommendation:
 def recommend(outcomes: Sequence[Mapping[str, Any]], attainment: float | None = None) -> Recommendation:
     """The cheapest scenario (total cost, lost training included) whose mean attainment is as wanted.
 
+    Growth is not for the planner to choose: advice is given for the largest there is among the scenarios, and the
+    cheapest for each smaller one is listed beside it.
+
     Args:
         outcomes: of a sweep.
         attainment: share wanted; None: the highest of the scenarios' own SLOs.
@@ -48,8 +51,10 @@ def recommend(outcomes: Sequence[Mapping[str, Any]], attainment: float | None = 
     wanted = attainment if attainment is not None else max(o["scenario"]["slo"]["attainment"] for o in outcomes)
     table = summary(outcomes)
     keeping = table[kept(table, wanted, shared=attainment is None)].sort_values("total_cost", kind="stable")
-    nearest = str(table["slo_attainment"].idxmax())
-    chosen = str(keeping.index[0]) if len(keeping) else None
+    growths = {str(outcome["scenario"]["name"]): float(outcome["scenario"]["growth"]) for outcome in outcomes}
+    most = max(growths.values())
+    nearest = str(table.loc[[name for name in table.index if growths[str(name)] == most], "slo_attainment"].idxmax())
+    chosen = next((str(name) for name in keeping.index if growths[str(name)] == most), None)
     names = (chosen, nearest, frozenset(str(name) for name in keeping.index))
     return Recommendation(chosen, nearest, wanted, _page(outcomes, table, names, wanted))
 
@@ -76,8 +81,10 @@ def _page(
     row, example = table.loc[picked], named[picked]
     hours = float(example["config"]["workload"]["duration_s"]) / 3600
     gpus = row["gpu_hours"] / max(hours, WITHIN)
+    grown = float(example["scenario"]["growth"])
+    among = f"{len(table)} scenarios" if grown == 1 else f"{len(table)} scenarios, for {grown:g} times the load,"
     head = (
-        f"**{chosen}** is the cheapest of {len(table)} scenarios that serves {wanted:.1%} of requests within the SLO."
+        f"**{chosen}** is the cheapest of {among} that serves {wanted:.1%} of requests within the SLO."
         if chosen
         else f"**No scenario of {len(table)} serves {wanted:.1%} of requests within the SLO.** Nearest: **{nearest}**."
     )
@@ -86,6 +93,7 @@ def _page(
     reached = f"- SLO attainment {row['slo_attainment']:.2%} (lowest pool and seed {row['slo_lowest']:.2%}), "
     used = f"- {row['gpu_hours']:,.1f} GPU-hours over {hours:,.1f} h: {gpus:,.1f} GPUs on average, "
     yearly = row["total_cost"] / max(hours, WITHIN) * HOURS_PER_YEAR
+    growths = _by_growth(table, keeping, named)
     lines = [
         "# Recommendation",
         "",
@@ -94,6 +102,7 @@ def _page(
         reached + f"TTFT p99 {_seconds(row['ttft_p99_s'])}, TPOT p99 {_seconds(row['tpot_p99_s'])}.",
         used + f"{row['peak_replicas']:,.0f} replicas at the peak.",
         f"- Cost {row['total_cost']:,.2f}, or {yearly:,.0f} a year at this load{training}",
+        *growths,
         "",
         "| Scenario | SLO attainment | GPU-hours | Cost | TTFT p99 | Keeps the SLO |",
         "|---|---|---|---|---|---|",
@@ -110,6 +119,25 @@ def _page(
     if example.get("notes"):
         lines += ["", f"Of the load: {'; '.join(example['notes'])}."]
     return "\n".join(lines) + "\n"
+
+
+def _by_growth(table: pd.DataFrame, keeping: frozenset[str], named: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The cheapest that keeps the SLO at each growth, where there are several."""
+    growths = sorted({float(outcome["scenario"]["growth"]) for outcome in named.values()})
+    if len(growths) < 2:  # noqa: PLR2004 - one growth is no choice
+        return []
+    lines = []
+    ordered = table.sort_values("total_cost", kind="stable")
+    for growth in growths:
+        fits = (
+            name
+            for name in ordered.index
+            if name in keeping and float(named[str(name)]["scenario"]["growth"]) == growth
+        )
+        best = next(fits, None)
+        told = f"{best}, {table.loc[best, 'gpu_hours']:,.1f} GPU-hours" if best is not None else "none keeps the SLO"
+        lines.append(f"- At {growth:g} times the load: {told}.")
+    return lines
 
 
 def _pools(outcomes: Sequence[Mapping[str, Any]], picked: str) -> list[str]:

@@ -258,7 +258,7 @@ def _paced(name: str, knobs: dict[str, str], scenario: Scenario, load: Load) -> 
     """The policy at the pace asked for, or at one that suits a load of this length."""
     interval_s, long = scenario.interval_s, scenario.fidelity == "fluid" and load.duration > LONG_S
     if name == OWN and interval_s is None and "interval_s" not in knobs and scenario.fidelity == "fluid":
-        # Days of history are half the cost of a week and change it little (1,371 GPU-hours at 96.3 % instead of 1,352 at
+        # Days of history are half the cost of a week and change it little (1,371 GPU-hours at 96.3 %, else 1,352 at
         # 96.2 %): only where the knob `forecast` asks for them.
         own = make(name, {"forecast": "quantile", **knobs} if load.duration > UNHURRIED_S else knobs)
         if load.duration <= UNHURRIED_S or not isinstance(own, TokenDynamics):

@@ -101,7 +101,7 @@ def test_tables_are_tidy(loads: whatif.Loads) -> None:
 
 def outcome(name: str, attainment: float, cost: float) -> dict[str, Any]:
     return {
-        "scenario": {"name": name, "slo": {"attainment": 0.95}},
+        "scenario": {"name": name, "growth": 1.0, "slo": {"attainment": 0.95}},
         "pool": "pool",
         "policy": "p",
         "trace": "t",
@@ -128,6 +128,18 @@ def test_the_cheapest_that_keeps_the_slo_is_recommended() -> None:
     # 2 an hour for the 8,766 hours of a year.
     assert "17,532 a year" in advice.text
     assert whatif.recommend(outcomes, 0.985).scenario == "dear"
+
+
+def test_growth_is_not_for_the_planner_to_choose() -> None:
+    """Cheapest of all is to serve no more than today; asked is what serves twice that."""
+    outcomes = [outcome("today", 0.96, 1.0), outcome("twice", 0.97, 2.0), outcome("twice-cheap", 0.90, 1.5)]
+    for grown in outcomes[1:]:
+        grown["scenario"]["growth"] = 2.0
+    advice = whatif.recommend(outcomes)
+    assert advice.scenario == "twice"
+    assert "for 2 times the load" in advice.text
+    assert "- At 1 times the load: today, 1.0 GPU-hours." in advice.text
+    assert "- At 2 times the load: twice, 2.0 GPU-hours." in advice.text
 
 
 def test_when_none_keeps_it_the_nearest_is_named_and_nothing_recommended() -> None:
