@@ -72,6 +72,25 @@ class State:
             once += (lot.open_price / lot.block_gpus * way.gpus) if not lot.held else 0.0
         return hourly, once
 
+    def existing(self, w: int) -> float:
+        """Capacity of the existing replicas of a way; 0 for one that takes new ones."""
+        way = self.ladder.ways[w]
+        return 0.0 if way.held is Held.SOURCE else way.cap * way.capacity
+
+    def could(self, w: int, i: int) -> int:
+        """Replicas of a way that stock allows in a period, were nothing else taken from it from now on."""
+        way = self.ladder.ways[w]
+        if i < way.first:
+            return 0
+        if way.shelf is None or way.held is not Held.SOURCE or not self.ladder.shelves[way.shelf].limited:
+            return way.cap
+        shelf, free = self.ladder.shelves[way.shelf], 0
+        for index in shelf.lots:
+            lot = self.ladder.lots[index]
+            blocks = 1 if shelf.loose else lot.blocks if lot.blocks is not None else UNLIMITED
+            free += lot.slots(way.gpus) * blocks
+        return max(0, min(way.cap, (free - self.used[way.shelf, self.widths[way.shelf][0]][i]) // way.gpus))
+
     def least_asked(self, p: int, r: int) -> int:
         """The fewest replicas wanted of a role in any period."""
         return min(self.asked.get((p, r), [0]))

@@ -3,34 +3,31 @@
 Most of the time pools do not contend: each can take from its own cheapest ways without using up anything shared. Then
 every pool planned alone is the exact answer for all (`alone`). Pools on kinds of GPU whose stock or whole blocks get
 in the way go to the integer program, in parts that share no limited stock, which is exact too: such parts have no row
-in common. Each part goes to HiGHS with the greedy plan, or the last one, as its starting point. A rule over all pools
+in common (`part`). A rule over all pools
 joins them only where their own answers break it: dropping it can only make the best plan cheaper, so answers that keep
 it anyway are the best with it too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from optimizer.actions import Do
-from optimizer.algebra import build
 from optimizer.alone import alone
 from optimizer.alone_answer import answer_of
 from optimizer.alone_fit import crowded, spending, too_many
-from optimizer.answer import answered, names
+from optimizer.answer import answered
 from optimizer.check import check
 from optimizer.evidence import Cost
-from optimizer.greedy import greedy
-from optimizer.ladder import frame, ladder
+from optimizer.ladder import frame
+from optimizer.part import Part, solved
 from optimizer.parts import fits_together, parts
-from optimizer.point import breaches, complete
 from optimizer.problem import ProblemError, Tier
 from optimizer.relax import relaxed
 from optimizer.result import Alternative, Effort, Hint, Plan, Status
 from optimizer.sentences import sentences
-from optimizer.solve import Solved, relaxation, solve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +35,6 @@ if TYPE_CHECKING:
     from optimizer.actions import Action
     from optimizer.alone import Group
     from optimizer.ladder import Frame
-    from optimizer.model import Model
     from optimizer.point import Moments
     from optimizer.problem import Problem
     from optimizer.result import Answer
@@ -47,95 +43,15 @@ TOLERANCE = 1e-6
 MOST_COMPARED = 200
 """Pools up to which the plan without the dearest tier is worked out as well: it costs as much as the plan."""
 USUAL = Effort()
-SMALL = 400
-"""Columns up to which the solver needs no guide to begin well."""
-SHARE_OF_TIME = 0.4
-"""Of the time limit, for the linear relaxation."""
 NOBODY = ""
 """No pool has an empty key: a source for it alone is one nobody new may draw on."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """An answer for some of the pools."""
-
-    status: Status
-    model: Model
-    values: Sequence[float]
-    gap: float | None
-    gave: tuple[str, ...]
-    reason: str
-
-
-def _begin(model: Model, hint: Hint | None) -> tuple[float, ...] | None:
-    """The last plan as a point of this program; None where there is none or it breaks a rule."""
-    if hint is None:
-        return None
-    steps = model.ladder
-    n = len(steps.points)
-    serving = tuple(hint.serving.get(name, (0,) * n) for name in names(steps))
-    opened = {index: hint.opened.get(steps.lots[index].key, (0,) * n) for index in model.opened}
-    if any(len(numbers) != n for numbers in (*serving, *opened.values())):
-        return None
-    values = complete(model, serving, opened)
-    outside = any(
-        not low - TOLERANCE <= value <= high + TOLERANCE
-        for value, low, high in zip(values, model.program.lower, model.program.upper, strict=True)
-    )
-    return None if outside or breaches(model.program, values) else tuple(values)
-
-
-def _guided(model: Model, first: list[float], effort: Effort) -> list[float]:
-    """The better of the greedy plan and the one that follows the linear relaxation, where that is solved in time."""
-    relaxed_values = relaxation(model.program, effort.limits.time_s * SHARE_OF_TIME)
-    if relaxed_values is None:
-        return first
-    n = len(model.ladder.points)
-    guide = [[0.0] * (n - len(columns)) + [relaxed_values[c] for c in columns] for columns in model.serving]
-    other = complete(model, *greedy(model.ladder, guide))
-    if breaches(model.program, other) or model.program.worth(other) >= model.program.worth(first):
-        return first
-    return other
-
-
-def _solved(problem: Problem, effort: Effort, hint: Hint | None, what: str) -> _Part:
-    """One part: greedy first, then the solver from there, and the better of the two."""
-    steps = ladder(problem)
-    model = build(steps)
-    first = complete(model, *greedy(steps))
-    wrong = breaches(model.program, first)
-    if len(model.program.names) > SMALL and effort.limits.time_s > 0:
-        first = _guided(model, first, effort)
-    start = _begin(model, hint)
-    if not wrong and (start is None or model.program.worth(first) <= model.program.worth(start)):
-        start = tuple(first)
-    if len(model.program.names) > effort.most_columns:
-        gave = tuple(dict.fromkeys(name.partition("[")[0] for name in wrong))
-        size = f"{len(model.program.names)} columns, more than the {effort.most_columns} solved exactly"
-        return _Part(Status.GREEDY, model, first, None, gave, f"{what}: {size}; the greedy plan is used")
-    outcome = solve(model.program, effort.limits, start=start, door=effort.door)
-    if outcome.values is None:
-        return _Part(
-            Status.GREEDY, model, start or first, None, (), f"{what}: solver ran out of time, the greedy plan is used"
-        )
-    values: Sequence[float] = outcome.values
-    if start is not None and model.program.worth(start) < model.program.worth(values) - TOLERANCE:
-        values = start
-    if isinstance(outcome, Solved):
-        return _Part(Status.OPTIMAL, model, values, outcome.gap, (), f"{what}: solved to a gap of {outcome.gap:.2g}")
-    limit = "ran out of time or nodes"
-    if start is not None and list(values) == list(start):
-        return _Part(
-            Status.GREEDY, model, values, outcome.gap, (), f"{what}: solver {limit}, nothing better than where it began"
-        )
-    return _Part(Status.FEASIBLE, model, values, outcome.gap, (), f"{what}: solver {limit}, its best so far is used")
-
-
-def _missing(part: _Part) -> bool:
+def _missing(part: Part) -> bool:
     return any(part.values[column] > TOLERANCE for column in part.model.missing.values())
 
 
-def _yielding(part: _Part, effort: Effort, what: str) -> _Part:
+def _yielding(part: Part, effort: Effort, what: str) -> Part:
     """Let rules give way in their order until the minimums are met."""
     outcome = relaxed(part.model, part.values, effort.limits)
     if outcome is None:
@@ -143,14 +59,14 @@ def _yielding(part: _Part, effort: Effort, what: str) -> _Part:
     model, values, gave, met = outcome
     status = part.status if met else Status.INFEASIBLE
     words = f"{what}: minimums clash; " + (f"{' and '.join(gave)} gave way" if gave else "no rule could give way")
-    return _Part(status, model, values, None, gave, words)
+    return Part(status, model, values, None, gave, words)
 
 
-def _together(problem: Problem, effort: Effort, hint: Hint | None, beside: Moments) -> list[_Part] | None:
+def _together(problem: Problem, effort: Effort, hint: Hint | None, beside: Moments) -> list[Part] | None:
     """Solve the parts apart. None where a rule over all pools is broken by that, with what else is held `beside`."""
     apart = parts(problem)
     share = replace(effort, limits=replace(effort.limits, time_s=effort.limits.time_s / max(1, len(apart))))
-    found = [_solved(one, share, hint, _title(one)) for one in apart]
+    found = [solved(one, share, hint, _title(one)) for one in apart]
     if (len(apart) > 1 or beside) and not fits_together(problem, [(part.model, part.values) for part in found], beside):
         return None
     return [
@@ -185,13 +101,13 @@ def _answers(problem: Problem, effort: Effort, hint: Hint | None) -> list[Answer
         spent, taken = spending(steps, groups)
         beside = tuple(zip(steps.points, spent, taken, strict=True))
     supply = any(gang.held for gang in problem.gangs) or any(offer.held for offer in problem.offers)
-    found: list[_Part] | None = []
+    found: list[Part] | None = []
     if others or (supply and not groups):
         found = _together(rest, effort, hint, beside)
     elif groups and not fits_together(problem, [], beside):
         found = None
     if found is None:
-        groups, found = [], [_solved(problem, effort, hint, "rules over all pools")]
+        groups, found = [], [solved(problem, effort, hint, "rules over all pools")]
         if _missing(found[0]):
             found = [_yielding(found[0], effort, "rules over all pools")]
     made = [answer_of(problem, steps, groups)] if groups else []

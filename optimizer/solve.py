@@ -18,11 +18,18 @@ import pulp
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from optimizer.program import Program
 
 SEED = 1
 FEASIBLE = 2
 """HiGHS's own number for "a feasible point is known" (`SolutionStatus::kSolutionStatusFeasible`)."""
+
+FRACTION = 1e-6
+NEARLY = 0.8
+"""Fractions above this are rounded up together."""
+MOST_STEPS = 300
 
 
 class Door(StrEnum):
@@ -129,7 +136,13 @@ def _outcome(solver: highspy.Highs, program: Program, values: Sequence[float]) -
     if status in {states.kOptimal, states.kModelEmpty}:
         gap = info.mip_gap if status == states.kOptimal and np.isfinite(info.mip_gap) else 0.0
         return Solved(tuple(values), program.worth(values), max(0.0, gap))
-    if status in {states.kTimeLimit, states.kSolutionLimit, states.kIterationLimit, states.kInterrupt}:
+    if status in {
+        states.kTimeLimit,
+        states.kObjectiveTarget,
+        states.kSolutionLimit,
+        states.kIterationLimit,
+        states.kInterrupt,
+    }:
         if info.primal_solution_status == FEASIBLE:
             gap = info.mip_gap if np.isfinite(info.mip_gap) else None
             return TimedOut(tuple(values), program.worth(values), gap)
@@ -152,7 +165,13 @@ def relaxation(program: Program, time_s: float) -> tuple[float, ...] | None:
 
 
 def solve(
-    program: Program, limits: Limits, *, start: Sequence[float] | None = None, door: Door = Door.ARRAYS
+    program: Program,
+    limits: Limits,
+    *,
+    start: Sequence[float] | None = None,
+    enough: float | None = None,
+    narrowed: bool = False,
+    door: Door = Door.ARRAYS,
 ) -> Outcome:
     """Solve a program built by `algebra.build`.
 
@@ -160,7 +179,9 @@ def solve(
         program: columns and rows.
         limits: time, gap and nodes.
         start: a feasible point to begin with (the last plan, the greedy one); the answer is never worse.
-        door: how the program is handed over; `start` is used by the arrays only.
+        enough: an objective at which to stop; used by the arrays only, like `start`.
+        narrowed: whether columns were left out, so that there may be no answer: the outcome then has no values.
+        door: how the program is handed over.
 
     Raises:
         RuntimeError: HiGHS reports a state that such a program cannot be in; a fault of this package.
@@ -185,9 +206,67 @@ def solve(
         return _outcome(problem.solverModel, program, found)
     solver = _solver(limits)
     solver.passModel(arrays(program))
+    if enough is not None:
+        solver.setOptionValue("objective_target", enough)
     if start is not None:
         solution = highspy.HighsSolution()
         solution.col_value = list(start)
         solver.setSolution(solution)
     solver.run()
+    if narrowed and solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
+        return TimedOut(None, None, None)
     return _outcome(solver, program, solver.getSolution().col_value)
+
+
+def dive(
+    program: Program, ranks: Sequence[Sequence[int]], time_s: float, up_from: float = 0.0
+) -> tuple[float, ...] | None:
+    """A good point with whole numbers, found by rounding the relaxation step by step; None where that led nowhere.
+
+    Args:
+        program: as for `solve`.
+        ranks: whole columns in the order in which they are settled: all fractions of a rank before those of the next.
+        time_s: for every relaxation.
+        up_from: fractions from here on are rounded up, smaller ones down.
+    """
+    solver = _solver(Limits(time_s))
+    lp = arrays(program)
+    lp.integrality_ = []
+    solver.passModel(lp)
+    tried: tuple[int, float, bool] | None = None
+    for _ in range(MOST_STEPS):
+        solver.run()
+        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            if tried is None:
+                return None
+            column, low, up = tried
+            lower, upper = (program.lower[column], low) if up else (low + 1.0, program.upper[column])
+            solver.changeColBounds(column, lower, upper)
+            tried = None
+            continue
+        values = np.asarray(solver.getSolution().col_value)
+        step = next((found for rank in ranks if (found := _fractions(values, rank, up_from))), None)
+        if step is None:
+            return tuple(values.tolist())
+        for column, up in step:
+            low = float(np.floor(values[column] + FRACTION))
+            lower, upper = (low + 1.0, program.upper[column]) if up else (program.lower[column], low)
+            solver.changeColBounds(column, lower, upper)
+            tried = (column, low, up) if len(step) == 1 else None
+    return None
+
+
+def _fractions(values: NDArray[np.float64], rank: Sequence[int], up_from: float) -> list[tuple[int, bool]]:
+    """Of some columns those to round now, and whether up: all that are nearly there, or else the one nearest to it."""
+    columns = np.asarray(rank, dtype=np.int64)
+    parts = values[columns] - np.floor(values[columns] + FRACTION)
+    broken = parts > FRACTION
+    if not broken.any():
+        return []
+    near = columns[parts > NEARLY]
+    if len(near):
+        return [(int(column), True) for column in near]
+    most = int(parts.argmax())
+    if parts[most] >= up_from:
+        return [(int(columns[most]), True)]
+    return [(int(columns[int(np.where(broken, parts, 1.0).argmin())]), False)]
