@@ -7,6 +7,7 @@ import socket
 import time
 import uuid
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from autoscaler.cluster.actuators import Actuators
 from autoscaler.cluster.api import Api, ApiError
 from autoscaler.cluster.audit import Audit, Events
 from autoscaler.cluster.connection import RateLimit, connect
+from autoscaler.cluster.custom_resources import Declarations, Statuses, TokenPools
 from autoscaler.cluster.engines import Engines
 from autoscaler.cluster.hands import Hands
 from autoscaler.cluster.hands_state import Alone
@@ -36,6 +38,8 @@ from autoscaler.settings_cluster import BufferSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import ExitStack
+
+    from kubernetes.client import ApiClient
 
     from autoscaler.build import Parts
     from autoscaler.cluster.api import Json
@@ -92,20 +96,35 @@ def modes(settings: Settings) -> dict[RoleKey, Mode]:
     }
 
 
-def open_room(
-    settings: Settings,
-    parts: Parts,
-    publish: Callable[[Decision], None],
-    stack: ExitStack,
-    clock: Callable[[], float] = time.time,
-) -> Room:
-    """Connect, and begin to look; closed with the stack.
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A connection to the API server, and the place among the other replicas; both outlive a change of the pools.
+
+    Attributes:
+        made: the official client. plain: to read with. fenced: to write with while we lead.
+        identity: who we are. sharing: with whom we take turns; None when alone.
+    """
+
+    made: ApiClient
+    plain: Api
+    fenced: Api
+    identity: str
+    sharing: Sharing | None
+
+    def leads(self) -> bool:
+        """Whether this replica may write."""
+        return self.sharing is None or self.sharing.election.token() is not None
+
+
+def open_reach(
+    settings: Settings, publish: Callable[[Decision], None], stack: ExitStack, clock: Callable[[], float] = time.time
+) -> Reach:
+    """Connect, run for leader, and listen to whoever leads; closed with the stack.
 
     Args:
         settings: what is wanted.
-        parts: the rules built from it.
         publish: where a follower's answers come from: the leader's decisions.
-        stack: closes it all, hands first.
+        stack: closes it all.
         clock: Unix seconds.
 
     Raises:
@@ -115,33 +134,73 @@ def open_room(
     made = connect(own.kubeconfig, own.context)
     plain = Api(made)
     stack.callback(plain.close)
-    limit = RateLimit(own.budget.writes_per_second, BURST, time.monotonic, time.sleep)
-    fenced = Api(made, limit=limit)
+    fenced = Api(made, limit=RateLimit(own.budget.writes_per_second, BURST, time.monotonic, time.sleep))
     identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+    if not own.election.enabled:
+        return Reach(made, plain, fenced, identity, None)
+    election = Election(plain, own.election, own.namespace, identity, clock=clock)
+    fenced.fence = election.fence
+    shared = Shared(fenced, plain, own.namespace, publish, clock=clock, chance=random.random)
+    sharing = Sharing(shared, election, settings.guards.stabilise_down_s)
+    stack.callback(sharing.stop)
+    sharing.start()
+    return Reach(made, plain, fenced, identity, sharing)
+
+
+def open_declarations(
+    settings: Settings, reach: Reach, changed: Callable[[], None], stack: ExitStack, clock: Callable[[], float]
+) -> Declarations:
+    """The TokenPools beside the configuration; start it. `changed` is called, from its thread, when they differ."""
+    own = settings.cluster.token_pools
+    pools = TokenPools(reach.plain, own.namespaces, clock=clock, chance=random.random, settle_s=own.settle_s)
+    # A limit of its own: a thousand statuses must not keep the hands from writing.
+    limit = RateLimit(settings.cluster.budget.writes_per_second, BURST, time.monotonic, time.sleep)
+    writer = Api(reach.made, limit=limit, fence=reach.fenced.fence)
+    found = Declarations(settings, pools, Statuses(writer, pools, reach.leads, clock, own.status_every_s), changed)
+    stack.callback(found.stop)
+    return found
+
+
+def open_room(
+    settings: Settings,
+    parts: Parts,
+    reach: Reach | Callable[[Decision], None],
+    stack: ExitStack,
+    clock: Callable[[], float] = time.time,
+) -> Room:
+    """Begin to look, and to act; closed with the stack.
+
+    Args:
+        settings: what is wanted.
+        parts: the rules built from it.
+        reach: the connection; one is opened for whoever takes a follower's answers instead.
+        stack: closes it all, hands first.
+        clock: Unix seconds.
+
+    Raises:
+        BadSettings: no usable credentials.
+    """
+    own = settings.cluster
+    if not isinstance(reach, Reach):
+        reach = open_reach(settings, reach, stack, clock)
+    plain, fenced, identity, sharing = reach.plain, reach.fenced, reach.identity, reach.sharing
     http = urllib3.PoolManager()
     stack.callback(http.clear)
     engines = Engines(http, clock)
     stack.callback(engines.close)
     rules = sight_rules(settings, parts)
     sight = Sight(plain, rules, clock=clock)
-    election = Election(plain, own.election, own.namespace, identity, clock=clock) if own.election.enabled else None
-    if election is not None:
-        fenced.fence = election.fence
     hands = Hands(
         own,
         rules,
         Actuators(fenced, lambda: sight.served, identity, http, engines),
         _audit(settings),
         Events(fenced, lambda: sight.served, identity),
-        leadership=election or Alone(),
+        leadership=sharing.election if sharing is not None else Alone(),
         modes=modes(settings),
         workers=lambda: workers(plain, sight, own.weights),
         buffers=lambda: buffers(plain, sight, own.provisioning),
     )
-    sharing = None
-    if election is not None:
-        shared = Shared(fenced, plain, own.namespace, publish, clock=clock, chance=random.random)
-        sharing = Sharing(shared, election, settings.guards.stabilise_down_s)
     room = Room(sight, hands, parts.stocks, oldest_s=settings.serving.hard_age_s, clock=clock, sharing=sharing)
     stack.callback(room.stop)
     room.start()

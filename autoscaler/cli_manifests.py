@@ -35,6 +35,7 @@ EXIT_BAD = 2
 PROMETHEUS_NOTE = """KEDA asks Prometheus, which scrapes Tidegate's /metrics (status port).
 exported_namespace is the pool's namespace where the scrape sets a namespace of its own; with honor_labels: true
 write namespace. The age in the query keeps an old wish from being obeyed; scrape at least every 15 s."""
+CRD_NOTE = "Made by `tidegate manifests crd` from the settings of a pool; do not edit."
 
 app = typer.Typer(
     help="Kubernetes objects, made from the configuration, that make replicas follow the wish exactly.",
@@ -129,6 +130,14 @@ def apiservice(
             raise BadSettings((f"--ca-file {ca_file}: holds no PEM certificate; give the CA's",))
     place = manifests.Place(namespace, service)
     _write(manifests_api.registration(settings, place, authority, insecure=insecure, custom=custom), out)
+
+
+@app.command()
+def crd(out: OutOption = None) -> None:
+    """The CustomResourceDefinition of TokenPool: pools declared as objects (`cluster.token_pools`)."""
+    from autoscaler.crd import definition  # noqa: PLC0415 - as above
+
+    _write([definition()], out, CRD_NOTE)
 
 
 @app.command("ca-bundle")

@@ -83,6 +83,24 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Loa
     return Loaded(settings, where, document, said)
 
 
+def checked(values: Mapping[str, Any], where: str) -> Settings:
+    """Settings from values that came from elsewhere than a file, such as an object of the API server.
+
+    Args:
+        values: what a configuration file would hold.
+        where: stands for the file in messages.
+
+    Raises:
+        BadSettings: one sentence per problem.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        document, said = Document(), variables_of.read({})
+        problems = [text for one in _telling(error.errors()) for text in _sentences(one, where, document, said)]
+        raise BadSettings(_few(tuple(problems))) from None
+
+
 def _few(problems: tuple[str, ...]) -> tuple[str, ...]:
     if len(problems) <= MOST_PROBLEMS:
         return problems

@@ -53,6 +53,8 @@ class Shown:
     telemetry: Telemetry
     status: Status
     dashboard: Dashboard
+    unready: Callable[[], str | None] | None = None
+    """Why what is shown should not be asked for now, beside what the doors know themselves."""
 
 
 def metrics_apis(
@@ -95,7 +97,8 @@ def open_doors(settings: Settings, shown: Shown, stack: ExitStack, clock: Callab
         documents, external, custom = metrics_apis(settings, board, telemetry)
         gated = authority.opened(serving, GateCounts(telemetry.registry), stack)
         gate, follower = gated or (None, None)
-        own = Exposition(board, telemetry, follower.unready if follower else None).router()
+        reasons = [why for why in (follower.unready if follower else None, shown.unready) if why is not None]
+        own = Exposition(board, telemetry, lambda: next((said for why in reasons if (said := why())), None)).router()
         routers = [documents.router(), own, KedaRest(board, telemetry).router()]
         pages = shown.dashboard.router()
         if gate is not None or is_loopback(serving.host) or serving.dashboard == "open":

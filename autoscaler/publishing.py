@@ -189,6 +189,10 @@ class Publisher:
         self._refuses_infeasible = refuses_infeasible
         self._before: dict[str, int | None] = {}
 
+    def serves(self, disabled: Sequence[Wish], targets: Mapping[RoleKey, Target]) -> None:
+        """Other pools are served from now on: these are disabled, and these objects follow."""
+        self._disabled, self._targets = tuple(disabled), targets
+
     def publish(self, decision: Decision) -> None:
         """Swap the board's snapshot and bring the gauges up to date."""
         plan = decision.plan

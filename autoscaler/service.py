@@ -9,7 +9,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,22 +25,23 @@ from autoscaler.loop import run
 from autoscaler.memory import Memory
 from autoscaler.publishing import Publisher, Status
 from autoscaler.tick import Stage
+from autoscaler.turns import CACHES_S, Others, Turns, without_gone
 from metrics_adapter.board import Board, Limits
 from metrics_adapter.exposition import Telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from threading import Event
 
     from autoscaler.build import Parts
     from autoscaler.cluster.live import Cluster
+    from autoscaler.dashboard.chronicle import Replica
     from autoscaler.model import Decision, Observation
     from autoscaler.settings import Settings
     from metrics_adapter.signals import Group, MetricSource, Readings
 
 log = structlog.get_logger(__name__)
 
-CACHES_S = 60.0
-"""How long the first tick waits for the cluster's caches; until then the API answers 503, and an HPA holds."""
 SAVE_EVERY_S = 30.0
 """Memory is saved at most this often, and when a wish changed: a kill in between loses history, never a wish."""
 
@@ -58,16 +58,17 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
         BadSettings: an address is taken, a certificate cannot be used, a file cannot be written.
     """
     settings = parts.settings
-    stop = Event()
+    turns = Turns()
     calm()
     with ExitStack() as stack:
-        _stop_on_signals(stop, stack)
+        _stop_on_signals(turns, stack)
+        others = Others()
         board = Board(Limits(settings.serving.soft_age_s, settings.serving.hard_age_s), clock)
         telemetry = Telemetry(board)
         status = Status(settings.source.kind, settings.loop.interval_s, clock())
         chronicle = _chronicle(parts, clock())
         shown = _dashboard(settings, chronicle, stack)
-        doors = open_doors(settings, Shown(board, telemetry, status, shown), stack, clock)
+        doors = open_doors(settings, Shown(board, telemetry, status, shown, others.unready), stack, clock)
         source = build.source(settings, clock)
         stack.callback(source.close)
         publisher = Publisher(
@@ -87,33 +88,56 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
             "tidegate runs", version=__version__, source=source.name, api=doors.api.url, status=doors.status.url,
             roles=len(parts.groups), interval_s=settings.loop.interval_s,
         )  # fmt: skip
-        cluster = _cluster(parts, publisher, stack, stop, clock)
+        others.open(settings, publisher, turns, stack, clock)
+        while True:
+            if others.declarations is not None:
+                parts = others.declarations.taken_over(parts)
+                publisher.serves(parts.disabled, build.aims(parts.settings))
+                chronicle.knows(_replicas(parts))
+                memory = build.recalled(without_gone(memory, parts, clock()), source, parts, clock())
+            memory = _turn(parts, memory, source, recorder, (others, turns), clock)
+            if turns.over:
+                break
+            log.info("the pools have changed; the loop begins anew")
+            turns.begin()
+        recorder.close(memory)
+        log.info("tidegate ends", ticks=status.plain()["ticks"])
+
+
+def _turn(
+    parts: Parts,
+    memory: Memory,
+    source: MetricSource,
+    recorder: Recorder,
+    around: tuple[Others, Turns],
+    clock: Callable[[], float],
+) -> Memory:
+    """Run the loop with these pools until it is to end, and return what is then remembered."""
+    settings, (others, turns) = parts.settings, around
+    with ExitStack() as stack:
+        cluster = _cluster(parts, others, stack, turns.event, clock)
         world = LiveWorld(
             Timed(source, recorder.watch),
             parts.groups,
-            recorder.publish,
+            others.told(recorder.publish),
             clock=clock,
             interval_s=settings.loop.interval_s,
-            stop=stop,
+            stop=turns.event,
             stocks=parts.stocks,
             counts=build.replica_counts(settings, source),
             starts=build.replica_starts(settings, source),
             cluster=cluster,
         )
-        final = run(world, parts.rules, memory, recorder, recorder.watch.ended)
-        recorder.close(final)
-        log.info("tidegate ends", ticks=status.plain()["ticks"])
+        return run(world, parts.rules, memory, recorder, recorder.watch.ended)
 
 
-def _cluster(
-    parts: Parts, publisher: Publisher, stack: ExitStack, stop: Event, clock: Callable[[], float]
-) -> Cluster | None:
+def _cluster(parts: Parts, others: Others, stack: ExitStack, stop: Event, clock: Callable[[], float]) -> Cluster | None:
     """Eyes and hands for the cluster, once its caches are filled; None where none is watched."""
-    if not parts.settings.cluster.enabled:
+    if others.reach is None:
         return None
     from autoscaler.build_cluster import open_room  # noqa: PLC0415 - the client takes 0.4 s; only here is it needed
 
-    room = open_room(parts.settings, parts, publisher.publish, stack, clock)
+    room = open_room(parts.settings, parts, others.reach, stack, clock)
     if not room.wait_ready(CACHES_S, stop) and not stop.is_set():
         log.warning("going on without the cluster until it is seen", reason=room.why_not_ready())
     return room
@@ -142,9 +166,9 @@ def collect_rarely() -> None:
     gc.set_threshold(100_000)
 
 
-def _stop_on_signals(stop: Event, stack: ExitStack) -> None:
+def _stop_on_signals(turns: Turns, stack: ExitStack) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
-        before = signal.signal(name, lambda *_: stop.set())
+        before = signal.signal(name, lambda *_: turns.end())
         stack.callback(signal.signal, name, before)
 
 
@@ -263,9 +287,12 @@ def _journal(settings: Settings) -> Journal | None:
 
 def _chronicle(parts: Parts, now: float) -> Chronicle:
     settings = parts.settings
+    return Chronicle(settings.source.kind, settings.loop.interval_s, now, _replicas(parts))
+
+
+def _replicas(parts: Parts) -> dict[str, Replica]:
     prices = {rung.accelerator: rung.price_per_gpu_hour for rung in parts.rules.supply}
-    replicas = replicas_of(parts.rules.roles, prices)
-    return Chronicle(settings.source.kind, settings.loop.interval_s, now, replicas)
+    return replicas_of(parts.rules.roles, prices)
 
 
 def _dashboard(settings: Settings, chronicle: Chronicle, stack: ExitStack) -> Dashboard:

@@ -327,7 +327,7 @@ class Settings(Door):
 
     source: SourceSettings = Field(SourceSettings(), description="Where to look.")
     loop: LoopSettings = Field(LoopSettings(), description="The control loop and its files.")
-    pools: tuple[PoolSettings, ...] = Field(..., min_length=1, description="What to scale.")
+    pools: tuple[PoolSettings, ...] = Field(..., description="What to scale.")
     supply: tuple[SupplySettings, ...] = Field((), description="GPUs to be had; empty: free GPUs without limit.")
     profiles_dir: File | None = Field(None, description="Folder with further hardware profiles (YAML).")
     lead: LeadSettings = Field(LeadSettings(), description="Lead times of the supply.")

@@ -29,11 +29,9 @@ def series_match(settings: Settings, pool: PoolSettings, role: Role) -> dict[str
 
 def problems(settings: Settings) -> Iterator[str]:
     """Everything that does not fit together, each as `path: what is wrong and what would be right`."""
-    yield from _twins(settings)
-    yield from _overlaps(settings)
-    yield from _shared_targets(settings)
+    yield from _undeclared(settings)
+    yield from pool_problems(settings)
     yield from _unknown_stocks(settings)
-    yield from _uncounted(settings)
     yield from _acted_on(settings)
     if settings.source.kind == "scrape" and not settings.source.scrape.targets and not settings.source.scrape.file_sd:
         yield "source.scrape: source.kind is scrape, but neither targets nor file_sd says what to scrape; give one"
@@ -42,6 +40,23 @@ def problems(settings: Settings) -> Iterator[str]:
             f"serving.hard_age_s: {settings.serving.hard_age_s:g} is not above loop.interval_s "
             f"{settings.loop.interval_s:g}: every answer would be refused as too old before the next tick"
         )
+
+
+def pool_problems(settings: Settings) -> Iterator[str]:
+    """What does not fit together about the pools: asked again where pools come and go while running."""
+    yield from _twins(settings)
+    yield from _overlaps(settings)
+    yield from _shared_targets(settings)
+    yield from _uncounted(settings)
+
+
+def _undeclared(settings: Settings) -> Iterator[str]:
+    """Whether pools can come from somewhere."""
+    declared = settings.cluster.token_pools.enabled
+    if not settings.pools and not declared:
+        yield "pools: an empty list is not right: at least one is needed"
+    if declared and not settings.cluster.enabled:
+        yield "cluster.token_pools.enabled: needs cluster.enabled: true, for they are read from there"
 
 
 def _twins(settings: Settings) -> Iterator[str]:
@@ -118,11 +133,11 @@ def _uncounted(settings: Settings) -> Iterator[str]:
 
 
 def _by_pool(own: ClusterSettings, pools: set[tuple[str, str]]) -> Iterator[str]:
-    """What is said of single pools."""
+    """What is said of single pools. Those declared as objects come and go, so that any name may be one of theirs."""
     for name in ("release", "images", "sources"):
         for index, one in enumerate(getattr(own, name)):
             where = f"cluster.{name}[{index}].pool"
-            if (one.namespace, one.pool) not in pools:
+            if (one.namespace, one.pool) not in pools and not own.token_pools.enabled:
                 yield f"{where}: there is no pool {one.namespace}/{one.pool}; name one of `pools`"
             if any((one.namespace, one.pool) == (other.namespace, other.pool) for other in getattr(own, name)[:index]):
                 yield f"{where}: {one.namespace}/{one.pool} is listed already"
@@ -148,7 +163,7 @@ def _acted_on(settings: Settings) -> Iterator[str]:
     pools = {(pool.namespace, pool.name) for pool in settings.pools}
     yield from _by_pool(own, pools)
     for index, kept in enumerate(own.weights):
-        if (kept.namespace, kept.pool) not in pools:
+        if (kept.namespace, kept.pool) not in pools and not own.token_pools.enabled:
             yield f"cluster.weights[{index}].pool: there is no pool {kept.namespace}/{kept.pool}; name one of `pools`"
         if kept.min_workers > kept.max_workers:
             where = f"cluster.weights[{index}].min_workers"

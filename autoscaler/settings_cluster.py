@@ -243,6 +243,17 @@ class ElectionSettings(Door):
         return self
 
 
+class TokenPoolSettings(Door):
+    """Pools declared as objects: custom resources of kind TokenPool, beside `pools`, which may then be empty."""
+
+    enabled: bool = Field(default=False, description="true: watch them; their definition must be installed first.")
+    namespaces: tuple[Namespace, ...] = Field((), description="Those of these namespaces only; empty: of all.")
+    settle_s: SecondsOrNone = Field(
+        2.0, description="A change is taken over so long after the last one; the loop then begins anew."
+    )
+    status_every_s: Seconds = Field(10.0, description="The counts in one's status are written at most so often.")
+
+
 class ClusterSettings(Door):
     """Kubernetes: what is watched there, and what may be done."""
 
@@ -278,6 +289,7 @@ class ClusterSettings(Door):
     budget: ActionBudget = Field(ActionBudget(), description="How much may be done.")
     quarantine: QuarantineSettings = Field(QuarantineSettings(), description="What fails repeatedly.")
     election: ElectionSettings = Field(ElectionSettings(), description="Several replicas of Tidegate.")
+    token_pools: TokenPoolSettings = Field(TokenPoolSettings(), description="Pools declared as objects.")
     audit_file: File | None = Field(
         ".tidegate/actions.jsonl", description="One line per action: what, why, outcome; empty: none is written."
     )

@@ -49,6 +49,25 @@ class Sharing:
         self._led: int | None = None
         self._before: tuple[Decision, float] | None = None
 
+    def start(self) -> None:
+        """Begin to listen to whoever leads, and to run for leader."""
+        self.shared.start()
+        self.election.start()
+
+    def stop(self) -> None:
+        """Let go of the leadership, and end."""
+        self.election.stop()
+        self.shared.stop()
+
+    def unheard(self, now: float, longest_s: float) -> str | None:
+        """Why what is served here may differ from what others serve: the leader has not been heard for so long, s."""
+        if self.election.token() is not None:
+            return None
+        last = self.shared.latest
+        if last is None or now - last.at <= longest_s:
+            return None  # before anything was decided there is nothing to serve, and readiness says so
+        return f"the leader's last decision heard here is {now - last.at:.0f} s old"
+
     def own(self, decision: Decision) -> Decision | None:
         """Our decision as it may be served: not below the former leader's at first; None while another leads."""
         token = self.election.token()
@@ -95,9 +114,6 @@ class Room:
     def start(self) -> None:
         """Begin to look, and to act on what is decided."""
         self._sight.start()
-        if self._sharing is not None:
-            self._sharing.shared.start()
-            self._sharing.election.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -105,9 +121,6 @@ class Room:
         self._stop.set()
         self._wake.set()
         self._thread.join()
-        if self._sharing is not None:
-            self._sharing.election.stop()
-            self._sharing.shared.stop()
         self._sight.stop()
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from autoscaler.cluster.api import ApiError, Resource
+from autoscaler.cluster.api import ApiError, NotLeader, Resource
 from autoscaler.cluster.reflector import Chosen, Reflector
 from autoscaler.journal import plain_decision, read_decision
 
@@ -23,16 +23,30 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 NAME = "tidegate-decision"
+TOKEN = "tidegate.dev/token"  # noqa: S105 - an annotation's name; the token is a counter, no secret
+"""Annotation with the leader's fencing token."""
 KEPT = ("key", "desired", "planned", "ready", "starting", "blind", "sampled_at", "load", "forecast")
 """What followers serve and show; 1,000 roles of it are 30 kB compressed, far below the 1 MiB of an object."""
+LEAST = ("key", "desired", "ready", "starting", "blind", "sampled_at")
+"""What followers serve: a quarter of it."""
+MOST_BYTES = 900_000
+"""Of an object's 1 MiB (etcd refuses 1.5 MB requests); the rest is for its metadata."""
 
 
 def packed(decision: Decision) -> str:
-    """A decision in a ConfigMap's value."""
+    """A decision in a ConfigMap's value: whole while it fits, else without what is only shown.
+
+    Raises:
+        ValueError: there are so many roles that not even that fits.
+    """
     plain = plain_decision(decision)
-    roles = [{name: role[name] for name in KEPT if name in role} for role in plain["roles"]]
-    text = json.dumps({"at": plain["at"], "roles": roles}, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    for names in (KEPT, LEAST):
+        roles = [{name: role[name] for name in names if name in role} for role in plain["roles"]]
+        text = json.dumps({"at": plain["at"], "roles": roles}, separators=(",", ":"))
+        made = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+        if len(made) <= MOST_BYTES:
+            return made
+    raise ValueError(f"{len(plain['roles'])} roles need {len(made)} bytes, above the {MOST_BYTES} of one ConfigMap")
 
 
 def unpacked(text: str) -> Decision | None:
@@ -41,6 +55,13 @@ def unpacked(text: str) -> Decision | None:
         return read_decision(json.loads(gzip.decompress(base64.b64decode(text))))
     except (ValueError, OSError, EOFError, TypeError, KeyError):
         return None
+
+
+def read(found: Json) -> tuple[Decision, int] | None:
+    """The decision in a ConfigMap, and its leader's token; None where there is none that can be read."""
+    decision = unpacked(str((found.get("data") or {}).get("decision", "")))
+    token = str(((found.get("metadata") or {}).get("annotations") or {}).get(TOKEN, ""))
+    return (decision, int(token) if token.isdecimal() else 0) if decision is not None else None
 
 
 class Shared:
@@ -63,8 +84,10 @@ class Shared:
         clock: Callable[[], float],
         chance: Callable[[], float],
     ) -> None:
-        self._api, self._namespace, self._arrived = api, namespace, arrived
+        self._api, self._plain, self._namespace, self._arrived = api, plain, namespace, arrived
         self.latest: Decision | None = None
+        self._token = 0
+        self._version = ""
         self._reflector: Reflector[str] = Reflector(
             plain,
             CONFIG_MAPS,
@@ -88,35 +111,61 @@ class Shared:
         self._reflector.stop()
 
     def _keep(self, found: Json) -> str | None:
-        decision = unpacked(str((found.get("data") or {}).get("decision", "")))
-        if decision is None:
+        self._version = str(found["metadata"]["resourceVersion"])
+        told = read(found)
+        if told is None:
             return None
-        if self.latest is None or decision.at >= self.latest.at:
-            self.latest = decision
+        decision, token = told
+        # A newer leader is believed whatever its clock says; an older one's only where the Lease was made anew.
+        newer = self.latest is None or decision.at >= self.latest.at
+        if token > self._token or newer:
+            self._token, self.latest = token, decision
             self._arrived(decision)
-        return str(found["metadata"]["resourceVersion"])
+        return self._version
 
     def write(self, decision: Decision, token: int) -> None:
-        """Share our decision. One that cannot be written is served here all the same; followers then refuse by age."""
-        body: Json = {
+        """Share our decision. One that cannot be written is served here all the same; followers then refuse by age.
+
+        It replaces only what we know to be there: one of ours that was held up in the network, and comes after the next
+        leader's, meets another version and is refused by the API server.
+        """
+        try:
+            body = self._body(decision, token)
+            try:
+                written = self._api.patch(CONFIG_MAPS, self._namespace, NAME, body)
+            except ApiError as error:
+                if error.absent:
+                    del body["metadata"]["resourceVersion"]
+                    written = self._api.create(CONFIG_MAPS, self._namespace, body)
+                elif error.conflict:
+                    written = self._again(body, decision, token)
+                else:
+                    raise
+            self._version = str(written["metadata"]["resourceVersion"])
+        except (ApiError, ValueError) as error:
+            log.warning("the decision cannot be shared", reason=str(error))
+
+    def _body(self, decision: Decision, token: int) -> Json:
+        return {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {
                 "name": NAME,
                 "namespace": self._namespace,
-                "annotations": {"tidegate.dev/token": str(token)},
+                "resourceVersion": self._version or None,
+                "annotations": {TOKEN: str(token)},
             },
             "data": {"decision": packed(decision)},
         }
-        try:
-            try:
-                self._api.patch(CONFIG_MAPS, self._namespace, NAME, body)
-            except ApiError as error:
-                if not error.absent:
-                    raise
-                self._api.create(CONFIG_MAPS, self._namespace, body)
-        except ApiError as error:
-            log.warning("the decision cannot be shared", reason=error.message)
+
+    def _again(self, body: Json, decision: Decision, token: int) -> Json:
+        """Once more over what is there now, unless a later leader wrote it. Raises ApiError."""
+        found = self._plain.get(CONFIG_MAPS, self._namespace, NAME)
+        told = read(found)
+        if told is not None and told[1] > token and told[0].at >= decision.at:
+            raise NotLeader(f"a later leader (token {told[1]}, ours is {token}) has decided already")
+        body["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+        return self._api.patch(CONFIG_MAPS, self._namespace, NAME, body)
 
 
 def floored(decision: Decision, before: Decision, until: float) -> Decision:

@@ -75,6 +75,10 @@ class Chronicle:
         self._loans: dict[str, dict[str, Any]] = {}
         self._returned: deque[dict[str, Any]] = deque(maxlen=MOST_RETURNED)
 
+    def knows(self, replicas: Mapping[str, Replica]) -> None:
+        """Other pools are decided for from now on."""
+        self._replicas = dict(replicas)
+
     @property
     def at(self) -> float | None:
         """Time of the newest tick."""
