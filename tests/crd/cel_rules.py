@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import celpy
-from celpy import celtypes
 from kube_schema import problems as schema_problems
 from kube_schema import with_defaults
 
@@ -59,11 +58,10 @@ def refusals(found: Json, schema: Json, before: Json | None = None) -> list[str]
 
 def _exclusive(value: Any, said: Json, path: str) -> Iterator[str]:
     """Bounds that are not allowed themselves, and too few or too many properties."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if (said.get("exclusiveMinimum") and value <= said["minimum"]) or (
-            said.get("exclusiveMaximum") and value >= said["maximum"]
-        ):
-            yield f"{path}: {value} is out of range"
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    low, high = said.get("exclusiveMinimum"), said.get("exclusiveMaximum")
+    if number and ((low and value <= said["minimum"]) or (high and value >= said["maximum"])):
+        yield f"{path}: {value} is out of range"
     if isinstance(value, dict):
         if len(value) < said.get("minProperties", 0):
             yield f"{path}: too few properties"
@@ -81,7 +79,7 @@ def _broken(value: Any, old: Any, said: Json, path: str) -> Iterator[str]:
         known = {"self": celpy.json_to_cel(value)}
         if transition:
             known["oldSelf"] = celpy.json_to_cel(old)
-        if program(rule["rule"]).evaluate(known) != celtypes.BoolType(True):
+        if not program(rule["rule"]).evaluate(known):
             yield f"{path}{rule.get('fieldPath', '')}: {rule['message']}"
     if isinstance(value, dict):
         for key, below in value.items():

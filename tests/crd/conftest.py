@@ -11,10 +11,10 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 for folder in (TESTS / "kubernetes_api", TESTS / "cluster", Path(__file__).parent):
     sys.path.append(str(folder))
-from kube_kinds import kinds_of
-from kube_server import ApiServer
+from kube_kinds import kinds_of  # noqa: E402 - found on the path laid above
+from kube_server import ApiServer  # noqa: E402 - likewise
 
-from autoscaler.crd import definition
+from autoscaler.crd import definition  # noqa: E402 - imports stand together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""One engine that serves a steady load, as vLLM's metrics tell it: what `tidegate run` needs for a decision of its own."""
+"""One engine under a steady load, as vLLM's metrics tell it: what `tidegate run` needs for a decision of its own."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ vllm:cache_config_info{{block_size="16",num_gpu_blocks="20000"}} 1
 
 @dataclass
 class Load:
-    """What comes in: requests/s, each of 1,000 prompt and 200 output tokens; 20 ms between tokens, 50 ms to the first."""
+    """What comes in: requests/s of 1,000 prompt and 200 output tokens; 20 ms between tokens, 50 ms to the first."""
 
     per_s: float = 10.0
     url: str = ""

@@ -78,7 +78,7 @@ def _version(version: Json) -> Iterator[str]:
     yield from node_problems(schema, "openAPIV3Schema", root=True)
 
 
-def node_problems(said: Json, path: str, *, root: bool = False) -> Iterator[str]:
+def node_problems(said: Json, path: str, *, root: bool = False) -> Iterator[str]:  # noqa: C901, PLR0912 - a list of rules, one by one
     """What is wrong with one node of a structural schema and below it."""
     for word in set(said) - VALUE_KEYWORDS - STRUCTURAL_KEYWORDS:
         yield f"{path}: the keyword {word} is not allowed"
