@@ -62,7 +62,7 @@ def _document(text: str, where: str) -> Document:
     if not text.lstrip().startswith("{"):
         return parse(text, where)
     try:
-        return Document(json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant))
+        return Document(json.loads(text, object_pairs_hook=_once))  # NaN is judged with its field
     except _NotJsonError as error:
         raise BadSettings((f"{where}: {error}",)) from None
     except (json.JSONDecodeError, RecursionError):
@@ -80,10 +80,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise _NotJsonError(f"key {key!r} is given twice; keep one")
         found[key] = value
     return found
-
-
-def _no_constant(name: str) -> float:
-    raise _NotJsonError(f"{name} is no number of JSON; give a finite number")
 
 
 def _places(detail: Any) -> Iterator[str | int]:

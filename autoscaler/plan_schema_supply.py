@@ -8,9 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MOST = 1_000_000
 
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MOST_AMOUNT = 1e12
+"""Amounts above this are mistakes, and would drown all others in the solver, which keeps about 16 digits."""
+
+Amount = Annotated[float, Field(ge=0, le=MOST_AMOUNT, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=MOST_AMOUNT, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=MOST, strict=True)]
 Some = Annotated[int, Field(ge=1, le=MOST, strict=True)]
 Key = Annotated[str, Field(min_length=1, max_length=200)]

@@ -128,7 +128,7 @@ def _speed(title: str, problems: list[Problem], limit_s: float, gap: float) -> N
 
 def speed(quick: bool) -> None:
     """How long plans take, and how that grows."""
-    print("\nTime on one thread (plan: check, model, greedy, HiGHS; all GPUs contended unless said)")
+    print("\nTime on one thread (plan: check, model, greedy, decomposition, HiGHS; all GPUs contended unless said)")
     head = ("GPUs", "p50 s", "p95 s", "CPU s", "gap", "greedy ms", "its gap")
     widths = (6, 8, 8, 8, 8, 9, 8)
     print(

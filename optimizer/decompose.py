@@ -19,7 +19,7 @@ import numpy as np
 from optimizer.ladder import Held
 from optimizer.master import Master
 from optimizer.pricing import Pricer
-from optimizer.settle import Choice, Settling
+from optimizer.settle import Choice, Settled, Settling
 from optimizer.units import kinds_of, units
 
 if TYPE_CHECKING:
@@ -36,18 +36,24 @@ if TYPE_CHECKING:
 
 SMOOTHING = 0.5
 MOST_ROUNDS = 40
-SHARE_OF_TIME = 0.4
+SHARE_OF_TIME = 0.3
 """Of the time limit, for finding prices."""
-SECONDS_PER_UNIT = 0.0006
+SECONDS_PER_UNIT = 0.0001
 SECONDS_PER_STATE = 4e-8
-"""Of one period: measured at 2.1 GHz; they only have to be of the right order."""
-CLOSE = 0.1
+"""Of one period, both: measured at 2.1 GHz; they only have to be of the right order."""
+MOST_STATES = 30_000_000
+"""Of all units in all periods: 240 MB, and half a minute for ten rounds."""
+CLOSE = 0.2
 """Prices are good enough once the bound is this share of the wanted gap from what the master program costs."""
+SPARE = 0.1
+"""Share of the wanted gap that the last step leaves to rounding."""
 TINY = 1e-6
 MOST_CHOICES = 400
 """Paths among which the last step chooses, beside those that the units follow already."""
-SHARE_TO_SETTLE = 0.4
-"""Of the time limit, for the last step."""
+SHARE_TO_SETTLE = 0.1
+"""Of the time limit, for the last step, each time."""
+SHARE_TO_FOLLOW = 0.1
+"""Of the time limit, for paths that suit the blocks of the first plan."""
 
 
 class Apart(NamedTuple):
@@ -57,11 +63,11 @@ class Apart(NamedTuple):
     guide: tuple[Serving, Open] | None
 
 
-def _affordable(pricers: Sequence[Pricer], limits: Limits) -> int:
-    """Rounds of pricing that the time limit allows."""
+def _affordable(pricers: Sequence[Pricer], limits: Limits, share: float) -> int:
+    """Rounds of pricing in a share of the time limit."""
     states = sum(worth.size for pricer in pricers for worth in pricer.worth)
-    seconds = SECONDS_PER_UNIT * len(pricers) + SECONDS_PER_STATE * states
-    return min(MOST_ROUNDS, int(limits.time_s * SHARE_OF_TIME / seconds))
+    seconds = SECONDS_PER_UNIT * sum(len(pricer.worth) for pricer in pricers) + SECONDS_PER_STATE * states
+    return min(MOST_ROUNDS, int(limits.time_s * share / seconds))
 
 
 def _begin(model: Model, pricers: Sequence[Pricer], serving: Serving) -> list[tuple[int, Path]]:
@@ -128,6 +134,24 @@ def _choices(master: Master, limits: Limits) -> dict[int, Choice] | None:
     return found_for
 
 
+def _settled(master: Master, limits: Limits, enough: float, *, search: bool) -> Settled | None:
+    choices = _choices(master, limits)
+    last = replace(limits, time_s=SHARE_TO_SETTLE * limits.time_s, gap=SPARE * limits.gap)
+    return None if choices is None else Settling(master, choices).solved(last, enough, search=search)
+
+
+def _follow(master: Master, pricers: Sequence[Pricer], rounds: int, limits: Limits) -> None:
+    """Add paths that suit whole blocks: with few units, those found while blocks came in fractions fit them badly."""
+    for _ in range(rounds):
+        found = master.relaxed(limits.time_s)
+        if found is None:
+            return
+        prices = master.prices(found[1])
+        paths = [(n, path) for n, one in enumerate(pricers) for path in one.paths(one.cheapest(prices)[1], prices)]
+        if not master.add(paths):
+            return
+
+
 def decomposed(model: Model, plan: tuple[Serving, Open], limits: Limits) -> Apart | None:
     """A bound and a guide for a program; None where units have too many states, or there is no time.
 
@@ -140,10 +164,10 @@ def decomposed(model: Model, plan: tuple[Serving, Open], limits: Limits) -> Apar
     """
     kinds, of = kinds_of(model)
     found = units(model, of)
-    if found is None:
+    if found is None or len(model.ladder.points) * sum(unit.states for unit in found) > MOST_STATES:
         return None
     pricers = [Pricer(model, unit) for unit in found]
-    rounds = _affordable(pricers, limits)
+    rounds = _affordable(pricers, limits, SHARE_OF_TIME)
     if rounds < 1:
         return None
     master = Master(model, found, kinds)
@@ -151,9 +175,13 @@ def decomposed(model: Model, plan: tuple[Serving, Open], limits: Limits) -> Apar
     bound = _converged(master, pricers, rounds, limits)
     if not np.isfinite(bound):
         return None
-    choices = None if any(model.domains.values()) else _choices(master, limits)
-    if choices is None:
+    if any(model.domains.values()):
         return Apart(bound, None)
-    last = replace(limits, time_s=SHARE_TO_SETTLE * limits.time_s, gap=CLOSE * limits.gap)
-    enough = bound + (1.0 - CLOSE) * limits.gap * abs(bound)
-    return Apart(bound, Settling(master, choices).solved(last, enough))
+    enough = bound + (1.0 - SPARE) * limits.gap * abs(bound)
+    best = _settled(master, limits, enough, search=False)
+    if best is not None and best.cost > enough:
+        master.fix(best.opened)
+        _follow(master, pricers, _affordable(pricers, limits, SHARE_TO_FOLLOW), limits)
+        other = _settled(master, limits, enough, search=True)
+        best = other if other is not None and other.cost < best.cost else best
+    return Apart(bound, None if best is None else (best.serving, best.opened))

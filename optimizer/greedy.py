@@ -9,10 +9,11 @@ after domain, those first in which most is there already, and in each only as fa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from optimizer.climb import Climb
 from optimizer.greedy_state import State
+from optimizer.ladder import Held
 from optimizer.lots import paired
 from optimizer.worth import Segment, wanted
 
@@ -24,6 +25,25 @@ if TYPE_CHECKING:
 
 ENOUGH = 1e-9
 ANYWHERE = ""
+
+
+class Order(NamedTuple):
+    """How domains are chosen for roles that have to meet.
+
+    Those with most replicas of all roles go first, or those that can serve most; each role reckons with its share of
+    the stock there only (`shared`), or with all of it.
+    """
+
+    held_first: bool
+    shared: bool
+
+
+ORDERS = (
+    Order(held_first=True, shared=True),
+    Order(held_first=False, shared=True),
+    Order(held_first=True, shared=False),
+)
+"""None of them is best everywhere: on made-up fleets the best of three costs up to 10 % less than the first."""
 
 
 def _order(ladder: Ladder) -> list[int]:
@@ -52,18 +72,42 @@ def _cut(segments: Sequence[Segment], begin: float, end: float) -> tuple[Segment
     return tuple(found)
 
 
-def _reach(state: State, roles: Sequence[Climb], domain: str) -> list[float]:
+def _shares(ladder: Ladder, roles: Sequence[Climb], domain: str, shared: bool) -> dict[tuple[int, int], float]:
+    """The part of each shelf in a domain that each role may count on: in proportion to the GPUs it needs per unit."""
+    needs: dict[tuple[int, int], float] = {}
+    for role in roles:
+        for way in (ladder.ways[w] for w in role.ways if ladder.ways[w].domain == domain):
+            if way.shelf is not None:
+                key = (role.r, way.shelf)
+                needs[key] = min(needs.get(key, float("inf")), way.gpus / way.capacity)
+    total: dict[int, float] = {}
+    for (_, shelf), need in needs.items():
+        total[shelf] = total.get(shelf, 0.0) + need
+    return {(r, shelf): need / total[shelf] if shared else 1.0 for (r, shelf), need in needs.items()}
+
+
+def _reach(state: State, roles: Sequence[Climb], domain: str, shared: bool) -> list[float]:
     """The most that the scarcest role can serve within a domain in each period, as far as stock tells."""
     ladder = state.ladder
+    shares = _shares(ladder, roles, domain, shared)
     found = [float("inf")] * len(ladder.points)
     for role in roles:
         mine = [w for w in role.ways if ladder.ways[w].domain == domain]
         for i in range(len(found)):
-            found[i] = min(found[i], sum(state.could(w, i) * ladder.ways[w].capacity for w in mine))
+            total = 0.0
+            best: dict[int, float] = {}
+            for w in mine:
+                way = ladder.ways[w]
+                if way.shelf is None or way.held is not Held.SOURCE:
+                    total += way.cap * way.capacity * (i >= way.first)
+                else:
+                    can = state.could(w, i, shares[role.r, way.shelf]) * way.capacity
+                    best[way.shelf] = max(best.get(way.shelf, 0.0), can)
+            found[i] = min(found[i], total + sum(best.values()))
     return found
 
 
-def _meet(state: State, roles: Sequence[Climb]) -> None:
+def _meet(state: State, roles: Sequence[Climb], order: Order) -> None:
     """Serve demand by all roles of a pool together, one domain after the other."""
     ladder = state.ladder
     hours = ladder.hours
@@ -74,7 +118,7 @@ def _meet(state: State, roles: Sequence[Climb]) -> None:
         want = [max(0.0, sum(width for width, _ in some) - have) for some, have in zip(full, served, strict=True)]
         if max(want, default=0.0) <= ENOUGH:
             break
-        reach = {domain: _reach(state, roles, domain) for domain in left}
+        reach = {domain: _reach(state, roles, domain, order.shared) for domain in left}
         worth = {
             domain: sum(min(a, b) * span for a, b, span in zip(reach[domain], want, hours, strict=True))
             for domain in left
@@ -83,7 +127,7 @@ def _meet(state: State, roles: Sequence[Climb]) -> None:
             domain: min(sum(state.existing(w) for w in role.ways if ladder.ways[w].domain == domain) for role in roles)
             for domain in left
         }
-        best = min(left, key=lambda d: (-held[d], -round(worth[d], 6), sum(reach[d]), d))
+        best = min(left, key=lambda d: (*_rank(held[d], worth[d], sum(reach[d]), order), d))
         left.remove(best)
         if worth[best] <= ENOUGH:
             continue
@@ -96,13 +140,22 @@ def _meet(state: State, roles: Sequence[Climb]) -> None:
         served = [have + more for have, more in zip(served, here, strict=True)]
 
 
-def greedy(ladder: Ladder, guide: Sequence[Sequence[float]] | None = None) -> tuple[Serving, Open]:
+def _rank(held: float, worth: float, reach: float, order: Order) -> tuple[float, float, float]:
+    if not order.held_first:
+        return (-round(worth, 6), -held, -reach)
+    return (-held, -round(worth, 6), reach) if order.shared else (-held, -reach, 0.0)
+
+
+def greedy(
+    ladder: Ladder, guide: Sequence[Sequence[float]] | None = None, how: Order = ORDERS[0]
+) -> tuple[Serving, Open]:
     """Replicas of each way and open blocks of each lot in each period.
 
     Args:
         ladder: the problem.
         guide: replicas of each way in each period as a relaxation has them: their whole parts are taken first, and only
             the rest is climbed for. Roles that have to meet within domains are not guided.
+        how: the order of domains for those.
     """
     state = State(ladder)
     problem = ladder.problem
@@ -119,7 +172,7 @@ def greedy(ladder: Ladder, guide: Sequence[Sequence[float]] | None = None) -> tu
     for role in alone:
         role.fill_minimum()
     for p in meeting:
-        _meet(state, roles[p])
+        _meet(state, roles[p], how)
         for role in roles[p]:
             role.fill_minimum()
     for role in alone if guide is not None else ():

@@ -77,8 +77,8 @@ class State:
         way = self.ladder.ways[w]
         return 0.0 if way.held is Held.SOURCE else way.cap * way.capacity
 
-    def could(self, w: int, i: int) -> int:
-        """Replicas of a way that stock allows in a period, were nothing else taken from it from now on."""
+    def could(self, w: int, i: int, share: float) -> int:
+        """Replicas of a way that a share of what is left of its stock allows in a period."""
         way = self.ladder.ways[w]
         if i < way.first:
             return 0
@@ -89,7 +89,8 @@ class State:
             lot = self.ladder.lots[index]
             blocks = 1 if shelf.loose else lot.blocks if lot.blocks is not None else UNLIMITED
             free += lot.slots(way.gpus) * blocks
-        return max(0, min(way.cap, (free - self.used[way.shelf, self.widths[way.shelf][0]][i]) // way.gpus))
+        free -= self.used[way.shelf, self.widths[way.shelf][0]][i]
+        return max(0, min(way.cap, int(free * share + TOLERANCE) // way.gpus))
 
     def least_asked(self, p: int, r: int) -> int:
         """The fewest replicas wanted of a role in any period."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from optimizer.model import Model
+    from optimizer.point import Open
     from optimizer.pricing import Path
     from optimizer.program import Term
     from optimizer.units import Unit
@@ -234,6 +235,12 @@ class Master:
             np.asarray(solution.row_dual),
             np.asarray(solution.col_value),
         )
+
+    def fix(self, opened: Open) -> None:
+        """Take the blocks of every lot as given from now on."""
+        for lot, numbers in opened.items():
+            for column, number in zip(self.model.opened[lot], numbers, strict=True):
+                self.solver.changeColBounds(self.blocks[column], float(number), float(number))
 
     def reduced(self, duals: Floats) -> Floats:
         """What each path costs beyond its unit's best at these dual values."""

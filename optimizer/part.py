@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from optimizer.algebra import build
 from optimizer.answer import names
 from optimizer.decompose import decomposed
-from optimizer.greedy import greedy
+from optimizer.greedy import ORDERS, greedy
 from optimizer.ladder import ladder
 from optimizer.point import breaches, complete
 from optimizer.result import Status
@@ -32,7 +32,7 @@ SMALL = 400
 """Columns up to which the solver needs no guide to begin well."""
 SHARE_OF_TIME = 0.4
 """Of the time limit, for the linear relaxation, and for the solver after a problem was taken apart."""
-COLUMNS_PER_SECOND = 1000
+COLUMNS_PER_SECOND = 1200
 """Programs with more than this are beyond the solver in so many seconds once there is a good plan to improve on."""
 
 
@@ -111,6 +111,8 @@ def _apart(model: Model, quick: tuple[Serving, Open], best: _Best, effort: Effor
         within = len(model.program.names) <= effort.most_columns
         return _better(model, best, _guided(model, effort) if within else None)
     best = replace(best, bound=found.bound)
+    for how in ORDERS[1:] if any(model.domains.values()) else ():
+        best = _better(model, best, _point(model, *greedy(model.ladder, how=how)))
     if found.guide is None:
         return best
     point = _point(model, *found.guide)

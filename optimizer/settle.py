@@ -87,6 +87,14 @@ def _shared_out(numbers: Sequence[int], members: Sequence[int], lot: Lot) -> Ope
     return {index: tuple(counts) for index, counts in opened.items()}
 
 
+class Settled(NamedTuple):
+    """What it costs, replicas of every way, and blocks of every lot, in every period."""
+
+    cost: float
+    serving: Serving
+    opened: Open
+
+
 class Settling:
     """The integer program of the last step."""
 
@@ -170,13 +178,14 @@ class Settling:
         for i, terms in enumerate(holding, stick.begin):
             self.program.row(f"wanted[{stick},{i}]", [*terms, *self.wanted[stick]], least=0.0)
 
-    def solved(self, limits: Limits, enough: float) -> tuple[Serving, Open] | None:
+    def solved(self, limits: Limits, enough: float, *, search: bool) -> Settled | None:
         """Replicas of every way and blocks of every lot in every period; None where nothing was found in time.
 
-        A plan is found by rounding first; one that costs no more than `enough` ends the search.
+        A plan is found by rounding; where that finds none, or with `search`, the solver looks for one that costs no
+        more than `enough`.
         """
         values = self._rounded(limits, enough)
-        if values is None or self.program.worth(values) > enough:
+        if values is None or (search and self.program.worth(values) > enough):
             values = solve(self.program, limits, start=values, enough=enough, narrowed=True).values or values
         if values is None:
             return None
@@ -185,7 +194,7 @@ class Settling:
         for members in self.alike.values():
             numbers = [round(values[self.blocks[column]]) for column in model.opened[members[0]]]
             opened |= _shared_out(numbers, members, model.ladder.lots[members[0]])
-        return self._placed(values), opened
+        return Settled(self.program.worth(values), self._placed(values), opened)
 
     def _rounded(self, limits: Limits, enough: float) -> Sequence[float] | None:
         """The best of several ways to round, with and without the paths that nobody follows."""

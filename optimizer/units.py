@@ -6,12 +6,14 @@ same shelves with the same lead times, prices and quotas share one, so a unit ne
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optimizer.ladder import Held
+from optimizer.lots import UNLIMITED
 from optimizer.model import minimum_price
 
 if TYPE_CHECKING:
@@ -49,6 +51,11 @@ class Unit:
     minimum_from: int
     minimum_price: float
     firm: bool
+
+    @property
+    def states(self) -> int:
+        """Combinations of replicas that are looked at in each period."""
+        return math.prod(top + 1 for top in self.tops)
 
 
 def kinds_of(model: Model) -> tuple[list[list[int]], dict[tuple[int, int, int], int]]:
@@ -97,8 +104,10 @@ def units(model: Model, of: dict[tuple[int, int, int], int]) -> list[Unit] | Non
                 groups.append(old)
                 held = sum(ladder.ways[w].cap for w in old)
                 least = ladder.minimums[p][r]
-                tops.append(max(held, min(role.maximum, max(least, int(np.ceil(most / variant.capacity - 1e-9))))))
-            if np.prod([float(top + 1) for top in tops]) > MOST_STATES:
+                tops.append(
+                    max(held, min(role.maximum, max(least, math.ceil(min(UNLIMITED, most / variant.capacity - 1e-9)))))
+                )
+            if math.prod(top + 1 for top in tops) > MOST_STATES:
                 return None
             asked = sum(way.cap for _, way in ways if way.held is not Held.SOURCE)
             found.append(
