@@ -1,6 +1,6 @@
 """The scoreboard in README: every policy as shipped and tuned, on the visible traces, against the oracle, as Markdown.
 
-    python bench/scoreboard.py [--quick] [--cases NAME,…] [--policies NAME,…] [--seeds N] [--out FILE.md]
+    python bench/scoreboard.py [--quick [--tune]] [--cases NAME,…] [--policies NAME,…] [--seeds N] [--out FILE.md]
 
 Each trace is cut in three. On its first third every policy's small grid (`registry.grid`) is tried with seed 0 and its
 best setting kept: the cheapest that serves the wanted share, else the one that serves most. The other two thirds are
@@ -150,24 +150,24 @@ def best(tried: Sequence[tuple[Mapping[str, str], dict[str, Any]]], wanted: floa
     return max(tried, key=lambda one: one[1]["slo_attainment"])[0]
 
 
-def tuned(case: Case, policy: str, runs: Runs) -> Mapping[str, str]:
+def tuned(case: Case, policy: str, runs: Runs, *, quick: bool) -> Mapping[str, str]:
     """The setting of a policy's grid that did best on the training slice, seed 0."""
     settings = grid(policy)
     if len(settings) == 1:
         return settings[0]
-    spec = case.spec(TRAIN, quick=False)
+    spec = case.spec(TRAIN, quick=quick)
     results = runs.of([Job(spec, policy, 0, case.setup, one, case.fluid) for one in settings])
     return best(list(zip(settings, results, strict=True)), case.setup.slo.attainment)
 
 
-def board(case: Case, policies: Sequence[str], seeds: int, runs: Runs, *, quick: bool) -> list[Row]:
+def board(case: Case, policies: Sequence[str], seeds: int, runs: Runs, *, quick: bool, tune: bool) -> list[Row]:
     """All rows of a case."""
     spec, setup = case.spec(MEASURE, quick=quick), case.setup
     load = spec.load(0)
     wanted: list[tuple[str, str, Mapping[str, str]]] = []
     for policy in policies:
         wanted.append((policy, "shipped", {}))
-        if not quick and (knobs := tuned(case, policy, runs)):
+        if tune and (knobs := tuned(case, policy, runs, quick=quick)):
             wanted.append((policy, "tuned", knobs))
     jobs = [Job(spec, name, seed, setup, knobs, case.fluid) for name, _, knobs in wanted for seed in range(seeds)]
     results = runs.of(jobs)
@@ -196,6 +196,7 @@ def main() -> None:
     """Run what is missing, print the tables, write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller scales, 2 seeds, no tuning: minutes")
+    parser.add_argument("--tune", action="store_true", help="tune with --quick as well")
     parser.add_argument("--cases", default="", help="names with commas; all: " + ", ".join(one.name for one in CASES))
     parser.add_argument("--policies", default="", help="names with commas (ours is always among them)")
     parser.add_argument("--seeds", type=int, default=0, help="default 5, or 2 with --quick")
@@ -212,7 +213,7 @@ def main() -> None:
     runs, begun, parts = Runs(given.cache, max(1, given.workers), stale=given.stale), time.monotonic(), [machine()]
     for case in cases:
         print(f"{case.name}: {case.source}", flush=True)
-        rows = board(case, names, seeds, runs, quick=given.quick)
+        rows = board(case, names, seeds, runs, quick=given.quick, tune=given.tune or not given.quick)
         about = shown(case, seeds, quick=given.quick)
         parts += [case_text(about, rows), standing_text(rows, OWN)]
     text = told(parts)

@@ -87,7 +87,10 @@ POLICIES: Mapping[str, type] = MappingProxyType({name: made for name, (made, _) 
 
 _GRIDS: dict[type, tuple[dict[str, str], ...]] = {
     TokenDynamics: tuple(
-        {"quantile": q, "stabilise_down_s": s} for q in ("0.8", "0.9", "0.95") for s in ("120", "300")
+        {"quantile": q, "stabilise_down_s": s, "fallback_margin": m}
+        for q in ("0.7", "0.9")
+        for s in ("60", "300")
+        for m in ("0.1", "0.3")
     ),
     KedaQueue: tuple({"target": t, "follow.stabilise_down_s": s} for t in ("1", "2", "5", "10") for s in ("60", "300")),
     KedaTokenBacklog: tuple(
