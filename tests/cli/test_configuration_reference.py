@@ -179,7 +179,6 @@ def test_what_config_prints_loads_again_and_fits_the_schema(file: Path, tmp_path
 @pytest.mark.parametrize(
     ("text", "violation"),
     [
-        ("pools: []", "$.pools: too few"),
         ("pools: [{name: A, roles: {colocated: {max_replicas: 1}}}]", "$.pools[0].name: 'A' breaks length or pattern"),
         ("pools: [{name: a, roles: {x: {max_replicas: 1}}}]", "$.pools[0].roles.x: 'x' not in enum"),
         ("pools: [{name: a, roles: {colocated: {}}}]", "$.pools[0].roles.colocated: lacks max_replicas"),
