@@ -8,6 +8,7 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,16 @@ from autoscaler.cluster.hands_state import Alone
 from autoscaler.cluster.live import Seen
 from autoscaler.cluster.preflight import rights, seen_well
 from autoscaler.cluster.room import Room, Sharing, look
+from autoscaler.cluster.shared import NAME as DECISION
 from autoscaler.cluster.shared import Shared
 from autoscaler.cluster.sight import SCALABLES, Sight
 from autoscaler.cluster.sight_types import PoolRole, SightRules, TargetRef, WeightsSight
 from autoscaler.errors import BadSettings, CannotSee
-from autoscaler.leadership import Election
+from autoscaler.leadership import Election, Rivals
 from autoscaler.model import RoleKey
 from autoscaler.profiles import load_profiles
 from autoscaler.settings_cluster import BufferSettings
+from autoscaler.sharding import Shard, own_parts, own_snapshot, shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from autoscaler.model import Decision
     from autoscaler.settings import Settings
     from autoscaler.settings_cluster import Mode, ProvisionSettings, WeightsSettings
+    from autoscaler.sharding import Union
 
 log = structlog.get_logger(__name__)
 BURST = 20
@@ -103,6 +107,7 @@ class Reach:
     Attributes:
         made: the official client. plain: to read with. fenced: to write with while we lead.
         identity: who we are. sharing: with whom we take turns; None when alone.
+        shard: which pools are ours.
     """
 
     made: ApiClient
@@ -110,6 +115,7 @@ class Reach:
     fenced: Api
     identity: str
     sharing: Sharing | None
+    shard: Shard
 
     def leads(self) -> bool:
         """Whether this replica may write."""
@@ -136,15 +142,44 @@ def open_reach(
     stack.callback(plain.close)
     fenced = Api(made, limit=RateLimit(own.budget.writes_per_second, BURST, time.monotonic, time.sleep))
     identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+    which = shard(settings)
     if not own.election.enabled:
-        return Reach(made, plain, fenced, identity, None)
-    election = Election(plain, own.election, own.namespace, identity, clock=clock)
+        return Reach(made, plain, fenced, identity, None, which)
+    lease = own.election.lease
+    rivals = Rivals(plain, own.namespace, lambda name: which.excludes(name, lease), needed=not which.alone)
+    election = Election(
+        plain, own.election, own.namespace, identity, clock=clock, lease=which.named(lease), rivals=rivals
+    )
     fenced.fence = election.fence
-    shared = Shared(fenced, plain, own.namespace, publish, clock=clock, chance=random.random)
+    name = which.named(DECISION)
+    shared = Shared(fenced, plain, own.namespace, publish, clock=clock, chance=random.random, name=name)
     sharing = Sharing(shared, election, settings.guards.stabilise_down_s)
     stack.callback(sharing.stop)
     sharing.start()
-    return Reach(made, plain, fenced, identity, sharing)
+    return Reach(made, plain, fenced, identity, sharing, which)
+
+
+def listen(
+    settings: Settings, reach: Reach, union: Union, stack: ExitStack, clock: Callable[[], float]
+) -> tuple[Shared, ...]:
+    """Follow what the other shards decide, until the stack unwinds."""
+    found = []
+    for index in range(reach.shard.of):
+        if index == reach.shard.index:
+            continue
+        other = Shared(
+            reach.fenced,
+            reach.plain,
+            settings.cluster.namespace,
+            partial(union.heard, index),
+            clock=clock,
+            chance=random.random,
+            name=Shard(index, reach.shard.of).named(DECISION),
+        )
+        stack.callback(other.stop)
+        other.start()
+        found.append(other)
+    return tuple(found)
 
 
 def open_declarations(
@@ -156,7 +191,8 @@ def open_declarations(
     # A limit of its own: a thousand statuses must not keep the hands from writing.
     limit = RateLimit(settings.cluster.budget.writes_per_second, BURST, time.monotonic, time.sleep)
     writer = Api(reach.made, limit=limit, fence=reach.fenced.fence)
-    found = Declarations(settings, pools, Statuses(writer, pools, reach.leads, clock, own.status_every_s), changed)
+    statuses = Statuses(writer, pools, reach.leads, clock, own.status_every_s, lambda name: reach.shard.has(*name))
+    found = Declarations(settings, pools, statuses, changed)
     stack.callback(found.stop)
     return found
 
@@ -188,8 +224,9 @@ def open_room(
     stack.callback(http.clear)
     engines = Engines(http, clock)
     stack.callback(engines.close)
-    rules = sight_rules(settings, parts)
-    sight = Sight(plain, rules, clock=clock)
+    whole, parts = parts, own_parts(parts, reach.shard)
+    own, rules = parts.settings.cluster, sight_rules(settings, parts)
+    sight = Sight(plain, sight_rules(settings, whole), clock=clock)  # others' pools are no training either
     hands = Hands(
         own,
         rules,
@@ -201,7 +238,9 @@ def open_room(
         workers=lambda: workers(plain, sight, own.weights),
         buffers=lambda: buffers(plain, sight, own.provisioning),
     )
-    room = Room(sight, hands, parts.stocks, oldest_s=settings.serving.hard_age_s, clock=clock, sharing=sharing)
+    mine = partial(own_snapshot, which=reach.shard)
+    oldest_s = settings.serving.hard_age_s
+    room = Room(sight, hands, parts.stocks, oldest_s=oldest_s, clock=clock, sharing=sharing, mine=mine)
     stack.callback(room.stop)
     room.start()
     return room

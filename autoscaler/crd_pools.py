@@ -104,17 +104,17 @@ def admitted(base: Settings, declared: Sequence[Declared]) -> Admission:
     able: list[tuple[Name, PoolSettings]] = []
     for one in sorted(declared, key=lambda each: (each.created, each.key)):
         try:
-            able.append((one.key, _alone(base, one)))
+            able.append((one.key, _alone(base, book, one)))
         except BadSettings as error:
             refused[one.key] = Refusal("Invalid", _message(error.problems))
-    accepted = _fitting(base, book, (), able, refused)
+    accepted = _fitting(base, (), able, refused)
     parts = build.parts(_with(base, [pool for _, pool in accepted]), book)
     disabled = frozenset(key for key, pool in accepted if not pool.enabled)
     return Admission(parts, tuple(key for key, _ in accepted), refused, disabled)
 
 
-def _alone(base: Settings, one: Declared) -> PoolSettings:
-    """The pool by itself. Raises BadSettings."""
+def _alone(base: Settings, book: ProfileBook, one: Declared) -> PoolSettings:
+    """The pool by itself, with its profile and accelerator. Raises BadSettings."""
     (pool,) = checked({"pools": [dict(one.spec)]}, one.name).pools
     label = base.source.namespace_label
     said = [
@@ -124,42 +124,31 @@ def _alone(base: Settings, one: Declared) -> PoolSettings:
     ]
     if said:
         raise BadSettings(tuple(f"pools[0].{problem}" for problem in said))
+    build.parts(base.model_copy(update={"pools": (pool,)}), book)
     return pool
 
 
 def _fitting(
     base: Settings,
-    book: ProfileBook,
     before: tuple[tuple[Name, PoolSettings], ...],
     rest: Sequence[tuple[Name, PoolSettings]],
     refused: dict[Name, Refusal],
 ) -> tuple[tuple[Name, PoolSettings], ...]:
     """Those of the rest that fit to what is before them: all at once, or half by half where something clashes."""
-    found = _clashes(base, book, [pool for _, pool in (*before, *rest)]) if rest else None
-    if found is None:
+    clashes = list(pool_problems(_with(base, [pool for _, pool in (*before, *rest)]))) if rest else []
+    if not clashes:
         return (*before, *rest)
     if len(rest) == 1:
         ((key, _),) = rest
         names = [(pool.namespace, pool.name) for pool in base.pools] + [key for key, _ in before]
-        refused[key] = Refusal(found.reason, _message(_named(found.message.split("\n"), names)))
+        refused[key] = Refusal("Conflict", _message(_named(clashes, names)))
         return before
     half = len(rest) // 2
-    return _fitting(base, book, _fitting(base, book, before, rest[:half], refused), rest[half:], refused)
+    return _fitting(base, _fitting(base, before, rest[:half], refused), rest[half:], refused)
 
 
 def _with(base: Settings, pools: Sequence[PoolSettings]) -> Settings:
     return base.model_copy(update={"pools": (*base.pools, *pools)})
-
-
-def _clashes(base: Settings, book: ProfileBook, pools: Sequence[PoolSettings]) -> Refusal | None:
-    together = _with(base, pools)
-    if problems := list(pool_problems(together)):
-        return Refusal("Conflict", "\n".join(problems))
-    try:
-        build.parts(together, book)
-    except BadSettings as error:
-        return Refusal("Invalid", "\n".join(error.problems))
-    return None
 
 
 def _named(problems: Sequence[str], names: Sequence[Name]) -> Iterator[str]:

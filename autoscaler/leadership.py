@@ -37,6 +37,54 @@ class Held:
     token: int
 
 
+class Rivals:
+    """Leases that must not be held beside ours: those of another number of shards, which split the stock otherwise.
+
+    Both sides look after they have written: of two that take their Leases at once, the later writer sees the other's.
+
+    Args:
+        api, namespace: where they are.
+        excludes: whether a Lease of that name excludes ours.
+        needed: false: where they may not be listed, there are none.
+        monotonic: seconds.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        namespace: str,
+        excludes: Callable[[str], bool],
+        *,
+        needed: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api, self._namespace, self._excludes = api, namespace, excludes
+        self._needed, self._monotonic = needed, monotonic
+        self._seen: dict[str, tuple[str, float]] = {}
+
+    def held(self) -> str | None:
+        """One that somebody holds, or may hold by what we have watched; None when there is none. Raises ApiError."""
+        now, there = self._monotonic(), {}
+        try:
+            found = [one for items, _ in self._api.pages(LEASES, self._namespace) for one in items]
+        except ApiError as error:
+            if error.forbidden and not self._needed:
+                return None
+            raise
+        said = None
+        for one in found:
+            name, spec = str(one["metadata"]["name"]), one.get("spec") or {}
+            if not spec.get("holderIdentity") or not self._excludes(name):
+                continue
+            version = str(one["metadata"]["resourceVersion"])
+            before = self._seen.get(name)
+            there[name] = before if before is not None and before[0] == version else (version, now)
+            if now - there[name][1] < float(spec.get("leaseDurationSeconds") or 1.0):
+                said = name
+        self._seen = there
+        return said
+
+
 class Election:
     """Runs for leader until stopped.
 
@@ -48,9 +96,11 @@ class Election:
         clock: Unix seconds, for the times written.
         monotonic: seconds, for the times waited.
         elected: called, from the election's thread, when leadership is gained.
+        lease: the Lease's name, where it is not the settings'.
+        rivals: Leases that exclude ours; None when there can be none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an election needs, each given by name
         self,
         api: Api,
         settings: ElectionSettings,
@@ -60,12 +110,17 @@ class Election:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         elected: Callable[[], None] | None = None,
+        lease: str | None = None,
+        rivals: Rivals | None = None,
     ) -> None:
+        self._rivals = rivals
+        self._lease_name = lease or settings.lease
         self._api, self._settings, self._namespace, self.identity = api, settings, namespace, identity
         self._clock, self._monotonic, self._elected = clock, monotonic, elected
         self._lock = Lock()
         self._held: Held | None = None
         self._seen: tuple[str, float] = ("", -math.inf)
+        self._said = ""
         self.holder = ""
         self._stop = Event()
         self._thread = Thread(target=self._run, name="leader election", daemon=True)
@@ -114,12 +169,12 @@ class Election:
 
     def _try(self, asked: float) -> None:
         try:
-            found = self._api.get(LEASES, self._namespace, self._settings.lease)
+            found = self._api.get(LEASES, self._namespace, self._lease_name)
         except ApiError as error:
             if not error.absent:
                 raise
-            made = self._api.create(LEASES, self._namespace, self._lease({}, {}))
-            self._gained(made, asked)
+            if self._free():
+                self._taken(self._api.create(LEASES, self._namespace, self._lease({}, {})), asked)
             return
         spec = found.get("spec") or {}
         self.holder = str(spec.get("holderIdentity") or "")
@@ -131,13 +186,37 @@ class Election:
         if self.holder not in {"", self.identity} and waited < max(theirs, self._settings.duration_s):
             self._lost()
             return
-        self._gained(self._api.replace(LEASES, self._namespace, self._settings.lease, self._lease(found, spec)), asked)
+        if self.token() is not None and self.holder == self.identity:
+            self._gained(self._api.replace(LEASES, self._namespace, self._lease_name, self._lease(found, spec)), asked)
+        elif self._free():
+            made = self._api.replace(LEASES, self._namespace, self._lease_name, self._lease(found, spec))
+            self._taken(made, asked)
+
+    def _free(self) -> bool:
+        """Whether no Lease is held that excludes ours."""
+        held = self._rivals.held() if self._rivals is not None else None
+        if held is None:
+            return True
+        if held != self._said:
+            log.warning("waiting: another number of shards is still at work", lease=held, ours=self._lease_name)
+        self._said = held
+        self._lost()
+        return False
+
+    def _taken(self, written: Json, asked: float) -> None:
+        """The Lease is ours anew; we lead unless one that excludes it was taken at the same time."""
+        self.holder = self.identity
+        if self._free():
+            self._said = ""
+            self._gained(written, asked)
+        else:
+            self._release()
 
     def _lease(self, found: Json, spec: Json) -> Json:
         """The Lease as ours, from the one that was read (empty: there is none)."""
         now = _micro(self._clock())
         changes = self.holder != self.identity or not spec
-        meta = {"name": self._settings.lease, "namespace": self._namespace, **(found.get("metadata") or {})}
+        meta = {"name": self._lease_name, "namespace": self._namespace, **(found.get("metadata") or {})}
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
@@ -164,7 +243,7 @@ class Election:
 
     def _release(self) -> None:
         try:
-            found = self._api.get(LEASES, self._namespace, self._settings.lease)
+            found = self._api.get(LEASES, self._namespace, self._lease_name)
             if (found.get("spec") or {}).get("holderIdentity") == self.identity:
                 spec = {
                     **found["spec"],
@@ -172,7 +251,7 @@ class Election:
                     "leaseDurationSeconds": 1,
                     "renewTime": _micro(self._clock()),
                 }
-                self._api.replace(LEASES, self._namespace, self._settings.lease, {**found, "spec": spec})
+                self._api.replace(LEASES, self._namespace, self._lease_name, {**found, "spec": spec})
         except ApiError as error:
             log.warning("the Lease could not be let go; others wait for it to end", reason=error.message)
         self._lost()

@@ -24,6 +24,7 @@ from autoscaler.journal import Journal
 from autoscaler.loop import run
 from autoscaler.memory import Memory
 from autoscaler.publishing import Publisher, Status
+from autoscaler.sharding import own_parts, shard
 from autoscaler.tick import Stage
 from autoscaler.turns import CACHES_S, Others, Turns, without_gone
 from metrics_adapter.board import Board, Limits
@@ -81,7 +82,7 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
             refuses_infeasible=settings.serving.infeasible == "refuse",
         )
         recorder = Recorder(settings, publisher, telemetry, clock)
-        memory = build.recalled(recorder.restored(), source, parts, clock())
+        memory = build.recalled(recorder.restored(), source, own_parts(parts, shard(settings)), clock())
         if ready_file is not None:
             announce(ready_file, doors)
         log.info(
@@ -94,7 +95,8 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
                 parts = others.declarations.taken_over(parts)
                 publisher.serves(parts.disabled, build.aims(parts.settings))
                 chronicle.knows(_replicas(parts))
-                memory = build.recalled(without_gone(memory, parts, clock()), source, parts, clock())
+                own = own_parts(parts, shard(settings))
+                memory = build.recalled(without_gone(memory, own, clock()), source, own, clock())
             memory = _turn(parts, memory, source, recorder, (others, turns), clock)
             if turns.over:
                 break
@@ -116,6 +118,7 @@ def _turn(
     settings, (others, turns) = parts.settings, around
     with ExitStack() as stack:
         cluster = _cluster(parts, others, stack, turns.event, clock)
+        parts = own_parts(parts, shard(settings))
         world = LiveWorld(
             Timed(source, recorder.watch),
             parts.groups,

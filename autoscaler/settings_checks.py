@@ -33,6 +33,7 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from pool_problems(settings)
     yield from _unknown_stocks(settings)
     yield from _acted_on(settings)
+    yield from _unsplit(settings)
     if settings.source.kind == "scrape" and not settings.source.scrape.targets and not settings.source.scrape.file_sd:
         yield "source.scrape: source.kind is scrape, but neither targets nor file_sd says what to scrape; give one"
     if settings.serving.hard_age_s <= settings.loop.interval_s:
@@ -57,6 +58,25 @@ def _undeclared(settings: Settings) -> Iterator[str]:
         yield "pools: an empty list is not right: at least one is needed"
     if declared and not settings.cluster.enabled:
         yield "cluster.token_pools.enabled: needs cluster.enabled: true, for they are read from there"
+
+
+def _unsplit(settings: Settings) -> Iterator[str]:
+    """What several shards cannot have in common."""
+    own = settings.cluster
+    if own.shards.of == 1:
+        return
+    if not own.enabled or not own.election.enabled:
+        yield "cluster.shards.of: shards need cluster.enabled and cluster.election.enabled, each has a leader"
+    if not settings.supply:
+        yield "cluster.shards.of: several shards split the GPUs that are listed in supply; list them, with gpus"
+    for index, supply in enumerate(settings.supply):
+        if supply.gpus is None:
+            yield f"supply[{index}].gpus: is empty, but cluster.shards.of is {own.shards.of}: say how many are split"
+        if supply.provisionable_gpus:
+            where = f"supply[{index}].provisionable_gpus"
+            yield f"{where}: {supply.provisionable_gpus} is not possible with several shards: nodes are ordered by one"
+    if own.provisioning:
+        yield "cluster.provisioning: not possible with cluster.shards.of above 1: nodes are ordered by one process"
 
 
 def _twins(settings: Settings) -> Iterator[str]:

@@ -254,6 +254,20 @@ class TokenPoolSettings(Door):
     status_every_s: Seconds = Field(10.0, description="The counts in one's status are written at most so often.")
 
 
+class ShardSettings(Door):
+    """Pools over several processes, where one is not enough. Each shard has its own leader and stand-ins.
+
+    Stocks, training and budgets are split evenly among the shards; none promises what is another's.
+    """
+
+    ordinal: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        0, description="Number of this process, such as its StatefulSet's pod index; shards are taken in turns."
+    )
+    of: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Number of shards; two replicas for each leave none without a stand-in. 1: not sharded."
+    )
+
+
 class ClusterSettings(Door):
     """Kubernetes: what is watched there, and what may be done."""
 
@@ -289,6 +303,7 @@ class ClusterSettings(Door):
     budget: ActionBudget = Field(ActionBudget(), description="How much may be done.")
     quarantine: QuarantineSettings = Field(QuarantineSettings(), description="What fails repeatedly.")
     election: ElectionSettings = Field(ElectionSettings(), description="Several replicas of Tidegate.")
+    shards: ShardSettings = Field(ShardSettings(), description="Pools over several processes.")
     token_pools: TokenPoolSettings = Field(TokenPoolSettings(), description="Pools declared as objects.")
     audit_file: File | None = Field(
         ".tidegate/actions.jsonl", description="One line per action: what, why, outcome; empty: none is written."

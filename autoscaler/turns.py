@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING
 
+from autoscaler.sharding import Union, shard
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
@@ -63,6 +65,7 @@ class Others:
 
     reach: Reach | None = None
     declarations: Declarations | None = None
+    union: Union | None = None
     unheard: Callable[[], str | None] = lambda: None
 
     def open(
@@ -73,7 +76,13 @@ class Others:
             return
         from autoscaler import build_cluster  # noqa: PLC0415 - the client takes 0.4 s; only here is it needed
 
-        self.reach = build_cluster.open_reach(settings, publisher.publish, stack, clock)
+        which = shard(settings)
+        if not which.alone:
+            self.union = Union(which, publisher.publish, settings.serving.hard_age_s, clock)
+        publish = publisher.publish if self.union is None else self.union.own
+        self.reach = build_cluster.open_reach(settings, publish, stack, clock)
+        if self.union is not None:
+            build_cluster.listen(settings, self.reach, self.union, stack, clock)
         if (sharing := self.reach.sharing) is not None:
             longest_s = 2 * settings.loop.interval_s + settings.cluster.election.duration_s
             self.unheard = lambda: sharing.unheard(clock(), longest_s)
@@ -86,13 +95,13 @@ class Others:
         return self.unheard()
 
     def told(self, publish: Callable[[Decision], None]) -> Callable[[Decision], None]:
-        """Publishing that tells the declared pools' statuses too."""
-        found = self.declarations
+        """Publishing that joins what other shards decided, and tells the declared pools' statuses too."""
+        found, said = self.declarations, publish if self.union is None else self.union.own
         if found is None:
-            return publish
+            return said
 
         def both(decision: Decision) -> None:
-            publish(decision)
+            said(decision)
             found.statuses.decided(decision)
 
         return both

@@ -109,11 +109,19 @@ class Statuses:
         leads: whether this replica does.
         clock: Unix seconds.
         every_s: counts are written at most so often; what somebody waits for at once.
+        mine: whether this replica's shard writes a pool's.
     """
 
     def __init__(
-        self, api: Api, pools: TokenPools, leads: Callable[[], bool], clock: Callable[[], float], every_s: float
+        self,
+        api: Api,
+        pools: TokenPools,
+        leads: Callable[[], bool],
+        clock: Callable[[], float],
+        every_s: float,
+        mine: Callable[[Name], bool] = lambda _: True,
     ) -> None:
+        self._mine = mine
         self._api, self._pools, self._leads, self._clock, self._every_s = api, pools, leads, clock, every_s
         self._lock = Lock()
         self._judged: tuple[Admission, Marks] | None = None
@@ -144,7 +152,7 @@ class Statuses:
         there = self._pools.declared()
         self._written = {key: last for key, last in self._written.items() if key in there}
         for one in sorted(there.values(), key=lambda each: self._written.get(each.key, (0.0, ""))[0]):
-            if (one.key, one.uid, one.generation) not in judged[1]:
+            if (one.key, one.uid, one.generation) not in judged[1] or not self._mine(one.key):
                 continue  # changed meanwhile: it is judged first
             refusal, off = judged[0].refused.get(one.key), one.key in judged[0].disabled
             if not self._tell(one, status_of(one, refusal, roles.get(one.key), now, disabled=off), now):

@@ -90,6 +90,7 @@ class Room:
         oldest_s: decisions older than this are not acted on any more.
         clock: Unix seconds.
         sharing: with whom this process takes turns; None when it is alone.
+        mine: what of the cluster is this process' own; all of it when None.
     """
 
     def __init__(
@@ -101,9 +102,10 @@ class Room:
         oldest_s: float,
         clock: Callable[[], float],
         sharing: Sharing | None = None,
+        mine: Callable[[Snapshot], Snapshot] | None = None,
     ) -> None:
         self._sight, self._hands, self._clock, self._oldest_s = sight, hands, clock, oldest_s
-        self._sharing = sharing
+        self._sharing, self._mine = sharing, mine
         self._configured = {stock.accelerator: stock for stock in configured}
         self._lock = Lock()
         self._latest: tuple[Decision, dict[str, float]] | None = None
@@ -147,10 +149,15 @@ class Room:
     def look(self) -> Seen:
         """Stock, counts and supply; what cannot be seen is said in notes, and the settings stand in for it."""
         try:
-            seen = self._sight.snapshot()
+            seen = self._snapshot()
         except CannotSee as error:
             return Seen(tuple(self._configured.values()), notes=(str(error),))
         return look(seen, self._configured)
+
+    def _snapshot(self) -> Snapshot:
+        """The cluster now, as far as it is ours. Raises CannotSee."""
+        seen = self._sight.snapshot()
+        return seen if self._mine is None else self._mine(seen)
 
     def decided(self, decision: Decision, seen: Observation | None) -> Decision | None:
         """Take over the latest decision, and say how it is to be served: None while another replica's is."""
@@ -189,7 +196,7 @@ class Room:
                 log.warning("not acting on an old decision", age_s=round(self._clock() - decision.at, 1))
                 continue
             try:
-                self._hands.act(decision, self._sight.snapshot(), resident, self._stop.is_set)
+                self._hands.act(decision, self._snapshot(), resident, self._stop.is_set)
             except CannotSee as error:
                 log.warning("not acting", reason=str(error))
             except Exception:  # the hands' thread must outlive a mistake in judging one object

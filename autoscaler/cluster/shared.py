@@ -26,7 +26,7 @@ NAME = "tidegate-decision"
 TOKEN = "tidegate.dev/token"  # noqa: S105 - an annotation's name; the token is a counter, no secret
 """Annotation with the leader's fencing token."""
 KEPT = ("key", "desired", "planned", "ready", "starting", "blind", "sampled_at", "load", "forecast")
-"""What followers serve and show; 1,000 roles of it are 30 kB compressed, far below the 1 MiB of an object."""
+"""What followers serve and show; 1,000 roles of it are 45 kB compressed, far below the 1 MiB of an object."""
 LEAST = ("key", "desired", "ready", "starting", "blind", "sampled_at")
 """What followers serve: a quarter of it."""
 MOST_BYTES = 900_000
@@ -72,6 +72,7 @@ class Shared:
         namespace: where the ConfigMap is.
         arrived: called, from the watch's thread, with each decision of the leader.
         clock, chance: for the watch's back-off.
+        name: of the ConfigMap.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Shared:
         *,
         clock: Callable[[], float],
         chance: Callable[[], float],
+        name: str = NAME,
     ) -> None:
         self._api, self._plain, self._namespace, self._arrived = api, plain, namespace, arrived
+        self._name = name
         self.latest: Decision | None = None
         self._token = 0
         self._version = ""
@@ -94,7 +97,7 @@ class Shared:
             self._keep,
             clock=clock,
             chance=chance,
-            chosen=Chosen(namespace, {"fieldSelector": f"metadata.name={NAME}"}),
+            chosen=Chosen(namespace, {"fieldSelector": f"metadata.name={name}"}),
         )
 
     @property
@@ -132,7 +135,7 @@ class Shared:
         try:
             body = self._body(decision, token)
             try:
-                written = self._api.patch(CONFIG_MAPS, self._namespace, NAME, body)
+                written = self._api.patch(CONFIG_MAPS, self._namespace, self._name, body)
             except ApiError as error:
                 if error.absent:
                     del body["metadata"]["resourceVersion"]
@@ -150,7 +153,7 @@ class Shared:
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {
-                "name": NAME,
+                "name": self._name,
                 "namespace": self._namespace,
                 "resourceVersion": self._version or None,
                 "annotations": {TOKEN: str(token)},
@@ -160,12 +163,12 @@ class Shared:
 
     def _again(self, body: Json, decision: Decision, token: int) -> Json:
         """Once more over what is there now, unless a later leader wrote it. Raises ApiError."""
-        found = self._plain.get(CONFIG_MAPS, self._namespace, NAME)
+        found = self._plain.get(CONFIG_MAPS, self._namespace, self._name)
         told = read(found)
         if told is not None and told[1] > token and told[0].at >= decision.at:
             raise NotLeader(f"a later leader (token {told[1]}, ours is {token}) has decided already")
         body["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
-        return self._api.patch(CONFIG_MAPS, self._namespace, NAME, body)
+        return self._api.patch(CONFIG_MAPS, self._namespace, self._name, body)
 
 
 def floored(decision: Decision, before: Decision, until: float) -> Decision:

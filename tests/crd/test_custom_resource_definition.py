@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kube_kinds import CRDS
 from pydantic import BaseModel, Field, ValidationError
@@ -198,6 +198,7 @@ SPECS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(SPECS)
 def test_the_api_server_and_the_settings_agree_on_every_spec(spec: Json) -> None:
     found = pool(**spec)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +12,6 @@ from engine_double import Load, serving_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running_process import configuration, running
-from urllib3.exceptions import InsecureRequestWarning
 
 from autoscaler.cluster.custom_resources import TOKEN_POOLS, Declarations, Statuses, TokenPools
 from autoscaler.configuration import checked
@@ -110,7 +108,7 @@ def test_of_two_that_clash_the_older_stays_and_the_file_goes_first() -> None:
     assert "name of serving/a already" in found.refused["serving", "a"].message
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=12), st.randoms())
 def test_what_is_accepted_depends_on_age_alone(pools: list[tuple[int, bool]], chance: random.Random) -> None:
     """Pools that share a label clash; bad ones fall out. The greedy rule by age, one by one, is the judge."""
@@ -295,7 +293,6 @@ def test_what_can_no_longer_be_read_has_not_gone(api: ApiServer, plain: Api) -> 
 
 @pytest.mark.e2e
 def test_a_process_follows_what_is_declared_while_it_runs(api: ApiServer, tmp_path: Path) -> None:
-    warnings.simplefilter("ignore", InsecureRequestWarning)
     with serving_engine(Load()) as load:
         file = configuration(api, tmp_path, load.url)
         with running(file) as process:
