@@ -167,7 +167,8 @@ class Fleet:
 
     async def _open_servers(self, pool: EmulatedPool, deployment: Deployment, now: float) -> bool:
         opened = False
-        for replica in deployment.replicas.values():
+        # A copy: while a server starts, the follower or a control request may add or remove replicas.
+        for replica in list(deployment.replicas.values()):
             if replica.engine is None or replica.pod in self.servers:
                 continue
             metrics = ReplicaMetrics(replica.engine, pool.config.model_name, now, pool.config.kv_bytes_per_token)

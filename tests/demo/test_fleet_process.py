@@ -137,39 +137,44 @@ class FakeApi:
         )
 
 
+def fleet_config(folder: Path, hpa_url: str, ca: Path) -> dict[str, Any]:
+    """One disaggregated pool under an HPA, its files in `folder`."""
+    roles = [
+        {"role": role, "engine": ENGINE, "startup_seconds": STARTUP_SECONDS, "drain_seconds": 2}
+        for role in ("prefill", "decode")
+    ]
+    return {
+        "pools": [
+            {
+                "name": "chat",
+                "namespace": "prod",
+                "model_name": "m",
+                "roles": roles,
+                "slo": {"ttft_seconds": 1.0, "tpot_seconds": 0.05},
+                "workload": {
+                    "knots": [[0, 10]],
+                    "prompt": {"median": 200, "largest": 200},
+                    "output": {"median": 20, "largest": 20},
+                },
+            }
+        ],
+        "hpa": {"base_url": hpa_url, "ca_file": str(ca), "sync_seconds": 0.1},
+        "paths": {
+            "targets": str(folder / "targets.json"),
+            "endpoints": str(folder / "endpoints.json"),
+            "stats": str(folder / "stats.json"),
+        },
+        "parent_pid": os.getpid(),
+    }
+
+
 class FleetProcess:
     """The process under test and its files."""
 
     def __init__(self, folder: Path, api: FakeApi) -> None:
         self.targets_file, self.stats_file = folder / "targets.json", folder / "stats.json"
         self._endpoints = folder / "endpoints.json"
-        roles = [
-            {"role": role, "engine": ENGINE, "startup_seconds": STARTUP_SECONDS, "drain_seconds": 2}
-            for role in ("prefill", "decode")
-        ]
-        config = {
-            "pools": [
-                {
-                    "name": "chat",
-                    "namespace": "prod",
-                    "model_name": "m",
-                    "roles": roles,
-                    "slo": {"ttft_seconds": 1.0, "tpot_seconds": 0.05},
-                    "workload": {
-                        "knots": [[0, 10]],
-                        "prompt": {"median": 200, "largest": 200},
-                        "output": {"median": 20, "largest": 20},
-                    },
-                }
-            ],
-            "hpa": {"base_url": f"https://127.0.0.1:{api.port}", "ca_file": str(api.ca), "sync_seconds": 0.1},
-            "paths": {
-                "targets": str(self.targets_file),
-                "endpoints": str(self._endpoints),
-                "stats": str(self.stats_file),
-            },
-            "parent_pid": os.getpid(),
-        }
+        config = fleet_config(folder, f"https://127.0.0.1:{api.port}", api.ca)
         self.config_file = folder / "fleet.json"
         self.config_file.write_text(json.dumps(config))
         self.process = subprocess.Popen(
