@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from autoscaler.memory import RoleMemory
     from autoscaler.model import Foreseen
     from autoscaler.rules import RoleRules, Rules
+    from autoscaler.skew import Skew
     from forecasting.staggered import Crowd
 
 MOST_DOUBT = 0.5
@@ -185,13 +186,13 @@ def role_demand(
         engines = _engines(rule, planned, mix, loads[0], still, there)
         if ahead > 0:
             engines = max(engines, _engines(lax, planned, mix, load, still, there))
-        needs.append((ahead, math.ceil(engines / known.engines_per_replica)))
+        needs.append((ahead, math.ceil(known.skew.engines(engines) / known.engines_per_replica)))
     prompts = rule.key.role is Role.PREFILL
     series = known.prompt_load if prompts else known.output_load
     now = load_now(series)
     far = loads[-1].prompt if prompts else loads[-1].output
     shown = replace(velocity, tokens=velocity.tokens * known.engines_per_replica)
-    words = _words(foreseen, shown, far, waiting)
+    words = _words(foreseen, shown, far, waiting) + _uneven(known.skew, needs[-1][1] * known.engines_per_replica)
     return RoleDemand(now, tuple(needs), far if now is not None else None, shown, words, foreseen)
 
 
@@ -209,7 +210,8 @@ def needed_soon(known: RoleMemory, rule: RoleRules, rules: Rules) -> int | None:
     engine, learned = engine_now(known, rule)
     planned = _discounted(engine, velocity_now(known, rule, engine, learned).relative_sd)
     engines = _engines(rule, planned, known.shape.filled(USUAL_MIX), _Load(prompt, output), 0.0, 0.0)
-    return min(max(math.ceil(engines / known.engines_per_replica), rule.minimum), rule.maximum)
+    replicas = math.ceil(known.skew.engines(engines) / known.engines_per_replica)
+    return min(max(replicas, rule.minimum), rule.maximum)
 
 
 def _words(foreseen: Sequence[Foreseen], velocity: Velocity, far: float, waiting: float) -> str:
@@ -220,6 +222,12 @@ def _words(foreseen: Sequence[Foreseen], velocity: Velocity, far: float, waiting
         f"{far:,.0f} tokens/s {ahead}{queue}; "
         f"{velocity.tokens:,.0f} tokens/s a replica, bound by {velocity.binds} ({velocity.basis})"
     )
+
+
+def _uneven(skew: Skew, engines: int) -> str:
+    """What is lost to the number of engines, where it is known to be anything."""
+    share = skew.serving(engines)
+    return f"; {engines} of them serve {share:.0%} of that each, as learned under queues" if share < 1.0 else ""
 
 
 def _backlog(known: RoleMemory) -> tuple[float, float]:

@@ -191,10 +191,24 @@ def _equations(seen: RoleObservation, levels: Levels, window_s: float) -> list[t
     resident = levels.kv_tokens * per
     found.append(("decode", [1.0 / itl, chunk / itl, batch / itl, resident / itl]))
     prompts = (seen.first_token_rate or 0.0) * window_s
-    if steps and computed is not None and _never_idle(levels, concurrency, per):
+    busy = busy_row(seen, levels)
+    if busy is not None and _never_idle(levels, concurrency, per):
         informs = "prefill" if prompts * per >= LEAST_PROMPTS and chunk > 0 else "decode"
-        found.append((informs, [steps, computed, tokens * per, resident * steps]))
+        found.append((informs, busy))
     return found
+
+
+def busy_row(seen: RoleObservation, levels: Levels) -> list[float] | None:
+    """Regressors of the share of time that an engine spends in iterations; None where the window does not tell them."""
+    if seen.rate_engines < 1 or not seen.step_rate or seen.computed_rate is None:
+        return None
+    per = 1.0 / seen.rate_engines
+    steps, computed = seen.step_rate * per, seen.computed_rate * per
+    if seen.key.role is Role.PREFILL:
+        return [steps, computed, 0.0, 0.0]
+    if seen.itl_tokens is None or levels.kv_tokens is None:
+        return None
+    return [steps, computed, seen.itl_tokens * per, levels.kv_tokens * per * steps]
 
 
 def _never_idle(levels: Levels, concurrency: float, per: float) -> bool:
@@ -213,8 +227,8 @@ def _prefill_time(seen: RoleObservation, levels: Levels, per: float, window_s: f
     if not requests or not spent or not computed or requests * window_s < LEAST_PROMPTS:
         return None
     steps = seen.step_rate or requests
-    if seen.step_rate and levels.waiting * per >= 1.0:
-        return [steps * per, computed * per, 0.0, 0.0]
+    if levels.waiting * per >= 1.0 and (busy := busy_row(seen, levels)) is not None:
+        return busy
     time, prompt, shared = spent / requests, computed / requests, requests / steps
     return [max(1.0, 1.0 / shared) / time, prompt * max(1.0, 2.0 * shared - 1.0) / time, 0.0, 0.0]
 

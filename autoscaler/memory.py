@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from autoscaler.foresight import Kept, judged
 from autoscaler.foresight_days import followed, nobody
 from autoscaler.leadtimes import LeadTimes, learned
-from autoscaler.learning import Learned, Levels, learn
+from autoscaler.learning import Learned, Levels, estimate, learn
 from autoscaler.model import Role, RoleKey
+from autoscaler.skew import Skew, spread
 from autoscaler.velocity import Mix
 from forecasting.series import Series
 
@@ -70,7 +71,7 @@ class RoleMemory:
 
     Attributes:
         prompt_load, output_load: arriving uncached prompt tokens/s and wanted output tokens/s over time.
-        learned: of the step model.
+        learned: of the step model. skew: of what the number of replicas costs each of them.
         gauges: within the last window.
         shape: mean request shape.
         kv_capacity: KV tokens of one engine, as last reported.
@@ -85,6 +86,7 @@ class RoleMemory:
     prompt_load: Series = field(default_factory=Series.empty)
     output_load: Series = field(default_factory=Series.empty)
     learned: Learned = field(default_factory=Learned)
+    skew: Skew = field(default_factory=Skew)
     gauges: tuple[Gauges, ...] = ()
     shape: Shape = Shape()
     kv_capacity: float | None = None
@@ -192,10 +194,13 @@ def _saw_role(known: RoleMemory, told: RoleObservation, rule: RoleRules, rules: 
     known = _with_gauges(known, told, rules.window_s, at)
     known = replace(known, shape=_shape(known, told, rules, at))
     if told.rate_engines > 0:
-        known = replace(
-            known,
-            learned=learn(known.learned, rule.prior, told, at=at, levels=known.levels, window_s=rules.window_s),
-        )
+        levels = known.levels
+        if levels.waiting >= told.rate_engines:
+            step = estimate(known.learned, rule.prior).step
+            skew = spread(known.skew, step, told, at=at, levels=levels, window_s=rules.window_s)
+            known = replace(known, skew=skew)
+        velocities = learn(known.learned, rule.prior, told, at=at, levels=levels, window_s=rules.window_s)
+        known = replace(known, learned=velocities)
         known = _with_load(known, told, rules, at)
     return known
 

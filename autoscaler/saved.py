@@ -14,6 +14,7 @@ from autoscaler.learning import Learned
 from autoscaler.memory import Gauges, Memory, RoleMemory, Shape
 from autoscaler.model import RoleKey, Step, Tier
 from autoscaler.saved_days import days_of, plain_days
+from autoscaler.skew import Skew
 from forecasting.durations import Durations
 from forecasting.series import Series
 
@@ -40,6 +41,7 @@ def to_saved(memory: Memory) -> dict[str, Any]:
             "prompt_load": _plain_series(known.prompt_load),
             "output_load": _plain_series(known.output_load),
             "learned": _flat(known.learned),
+            "skew": _flat(known.skew),
             "gauges": [_flat(gauges) for gauges in known.gauges],
             "shape": _flat(known.shape),
             "leads": _plain_leads(known.leads),
@@ -77,7 +79,7 @@ def _kept(saved: dict[str, Any]) -> Kept:
     return Kept(Tier(saved["tier"]), pending, _real(saved["held"]), _real(saved["judged"]), **figures)
 
 
-def _flat(value: RoleMemory | Learned | Gauges | Shape | Durations | Kept) -> dict[str, Any]:
+def _flat(value: RoleMemory | Learned | Skew | Gauges | Shape | Durations | Kept) -> dict[str, Any]:
     """A dataclass's fields, not looking inside them."""
     return {name: getattr(value, name) for name in value.__slots__}
 
@@ -95,6 +97,7 @@ def _role(saved: dict[str, Any]) -> RoleMemory:
         prompt_load=_series(saved.pop("prompt_load")),
         output_load=_series(saved.pop("output_load")),
         learned=_learned(dict(saved.pop("learned"))),
+        skew=_skew(dict(saved.pop("skew", {}))),
         gauges=tuple(Gauges(**_each(gauges, _real)) for gauges in saved.pop("gauges")),
         shape=Shape(**_each(saved.pop("shape"), _real)),
         engines_per_replica=max(1, _whole(saved.pop("engines_per_replica"))),
@@ -115,6 +118,14 @@ def _learned(saved: dict[str, Any]) -> Learned:
         scale=None if scale is None else _reals(scale, 4),
         **_each(saved, _real),
     )
+
+
+def _skew(saved: dict[str, Any]) -> Skew:
+    at = saved.pop("at", None)
+    skew = Skew(at=None if at is None else _real(at), **{name: _real(value) for name, value in saved.items()})
+    if min(skew.level_variance, skew.loss_variance) < 0:
+        raise ValueError(f"variances {skew.level_variance!r}, {skew.loss_variance!r} where none may be below 0")
+    return skew
 
 
 def _each(saved: dict[str, Any], check: Callable[[Any], float]) -> dict[str, Any]:
