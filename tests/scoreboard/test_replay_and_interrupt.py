@@ -21,7 +21,7 @@ from autoscaler.simulator.setup import Fault, FaultKind, Layout, Setup
 from autoscaler.simulator.simulate import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -47,6 +47,15 @@ def _until(done: Callable[[], bool], seconds: float = 60.0) -> bool:
     return False
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Started in the background of a shell, tests inherit that Ctrl-C is ignored; what they start must not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_the_command(ending: signal.Signals, tidegate_path: str, tmp_path: Path) -> None:
     arguments = ("compare", "--traces", "gen:poisson,rate=40,duration=7200", "--seeds", "4", "--workers", "2")
