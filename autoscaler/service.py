@@ -48,7 +48,7 @@ SAVE_EVERY_S = 30.0
 
 
 def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], float] = time.time) -> None:
-    """Run until SIGTERM or SIGINT.
+    """Run until SIGTERM or SIGINT; then not ready at once, and the doors open for `serving.drain_s` more.
 
     Args:
         parts: what to run.
@@ -69,7 +69,8 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
         status = Status(settings.source.kind, settings.loop.interval_s, clock())
         chronicle = _chronicle(parts, clock())
         shown = _dashboard(settings, chronicle, stack)
-        doors = open_doors(settings, Shown(board, telemetry, status, shown, others.unready), stack, clock)
+        shows = Shown(board, telemetry, status, shown, lambda: turns.ending() or others.unready())
+        doors = open_doors(settings, shows, stack, clock)
         source = build.source(settings, clock)
         stack.callback(source.close)
         publisher = Publisher(
@@ -103,6 +104,8 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
             log.info("the pools have changed; the loop begins anew")
             turns.begin()
         recorder.close(memory)
+        others.let_go()
+        turns.drain(settings.serving.drain_s)
         log.info("tidegate ends", ticks=status.plain()["ticks"])
 
 

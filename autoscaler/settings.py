@@ -282,6 +282,7 @@ class ServingSettings(Door):
     )
     soft_age_s: Seconds = Field(45.0, description="Decisions older than this are marked as ageing.")
     hard_age_s: Seconds = Field(120.0, description="Decisions older than this are refused (503).")
+    drain_s: SecondsOrNone = Field(0.0, description="After SIGTERM: not ready, still answering. 5 behind a Service.")
     keda: KedaSettings | None = Field(None, description="KEDA's external scaler (gRPC); empty: not served.")
     tls: TlsSettings = Field(TlsSettings(), description="Certificate of the external-metrics API.")
 

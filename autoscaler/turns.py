@@ -5,6 +5,7 @@ Beginning anew costs a reading of the cluster's caches; the doors, the leadershi
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ class Turns:
     def __init__(self) -> None:
         self.event = Event()
         self.over = False
+        self.hurried = False
 
     def begin(self) -> None:
         """A turn begins."""
@@ -54,9 +56,20 @@ class Turns:
         self.event.set()
 
     def end(self) -> None:
-        """End this turn, the last one."""
+        """End this turn, the last one; said again: without waiting for those who may still ask."""
+        self.hurried = self.over
         self.over = True
         self.event.set()
+
+    def ending(self) -> str | None:
+        """Why nobody should begin to ask here any more; None before the end."""
+        return "it is ending; ask another replica" if self.over else None
+
+    def drain(self, longest_s: float) -> None:
+        """Wait while what has been routed here still arrives, unless somebody is in a hurry."""
+        until = time.monotonic() + longest_s
+        while self.over and not self.hurried and (left := until - time.monotonic()) > 0.0:
+            time.sleep(min(left, 0.05))  # an Event set by a signal's handler could be the one that is waited for
 
 
 @dataclass(slots=True)
@@ -93,6 +106,11 @@ class Others:
     def unready(self) -> str | None:
         """Why this replica should not be asked; None while it may."""
         return self.unheard()
+
+    def let_go(self) -> None:
+        """Let another replica lead, and go on hearing it: what is still asked for here is answered as it decides."""
+        if self.reach is not None and self.reach.sharing is not None:
+            self.reach.sharing.election.stop()
 
     def told(self, publish: Callable[[Decision], None]) -> Callable[[Decision], None]:
         """Publishing that joins what other shards decided, and tells the declared pools' statuses too."""

@@ -200,7 +200,12 @@ class Actuators:
 
     def _annotate(self, training: Training, annotations: Mapping[str, str | None], *, dry_run: bool) -> None:
         body: Json = {"metadata": {"uid": training.meta.uid, "annotations": dict(annotations)}}
-        self._api.patch(self._resource(training.resource), *training.meta.where, body, dry_run=dry_run)
+        try:
+            self._api.patch(self._resource(training.resource), *training.meta.where, body, dry_run=dry_run)
+        except ApiError as error:
+            if not error.replaced:
+                raise
+            raise Changed("another object has taken its name") from None
 
     def _command(self, training: Training, what: str, name: str, *, dry_run: bool) -> None:
         owner: Json = {
@@ -277,5 +282,5 @@ def _unless_gone() -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        if not error.absent and not (error.conflict and "uid" in error.message.lower()):
+        if not error.absent and not error.replaced:
             raise

@@ -43,12 +43,7 @@ class ApiError(TidegateError):
     """
 
     def __init__(
-        self,
-        status: int,
-        reason: str,
-        message: str,
-        causes: tuple[str, ...] = (),
-        retry_after_s: float | None = None,
+        self, status: int, reason: str, message: str, causes: tuple[str, ...] = (), retry_after_s: float | None = None
     ) -> None:
         super().__init__(message)
         self.status, self.reason, self.message = status, reason, message
@@ -68,6 +63,12 @@ class ApiError(TidegateError):
     def conflict(self) -> bool:
         """Whether somebody else changed the object meanwhile."""
         return self.status == HTTPStatus.CONFLICT and self.reason != "AlreadyExists"
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another object has taken the name: a DELETE of the former uid is a conflict, a PATCH invalid."""
+        said = {HTTPStatus.CONFLICT: "uid", HTTPStatus.UNPROCESSABLE_ENTITY: "metadata.uid"}
+        return self.status in said and said[HTTPStatus(self.status)] in self.message.lower()
 
     @property
     def forbidden(self) -> bool:
@@ -237,9 +238,9 @@ class Api:
         content = JSON_PATCH if isinstance(body, list) else MERGE_PATCH
         return self._write("PATCH", resource.path(namespace, name, subresource), body, content, dry_run=dry_run)
 
-    def replace(self, resource: Resource, namespace: str, name: str, body: Json) -> Json:
+    def replace(self, resource: Resource, namespace: str, name: str, body: Json, *, dry_run: bool = False) -> Json:
         """Raises ApiError; a conflict when its resource version has passed."""
-        return self._write("PUT", resource.path(namespace, name), body, "application/json", dry_run=False)
+        return self._write("PUT", resource.path(namespace, name), body, "application/json", dry_run=dry_run)
 
     def delete(
         self,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
+from urllib3.util.ssl_ import create_urllib3_context
 from yaml import YAMLError
 
 from autoscaler.errors import BadSettings
@@ -64,4 +66,16 @@ def connect(kubeconfig: str | None, context: str | None) -> client.ApiClient:
     made.retries = False
     made.connection_pool_maxsize = CONNECTIONS
     made.keep_alive = True
-    return client.ApiClient(made)
+    connected = client.ApiClient(made)
+    connected.rest_client.pool_manager.connection_pool_kw["ssl_context"] = _context(checks=made.verify_ssl)
+    return connected
+
+
+def _context(*, checks: bool) -> ssl.SSLContext:
+    """Certificates are checked as kubectl does: Python 3.13 asks besides for extensions that many clusters' CAs lack.
+
+    The CA and the client's certificate are put into it by urllib3, as the kubeconfig says.
+    """
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED if checks else ssl.CERT_NONE)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context

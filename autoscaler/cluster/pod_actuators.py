@@ -7,7 +7,6 @@ are safe to repeat: an engine that sleeps may be told to sleep, one that is awak
 from __future__ import annotations
 
 import json
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from autoscaler.cluster import kinds
@@ -113,7 +112,7 @@ class PodActuators:
         try:
             self._api.patch(self._resource(kinds.PODS), *pod.meta.where, {"metadata": meta}, dry_run=dry_run)
         except ApiError as error:
-            if not error.absent and not (error.status == HTTPStatus.CONFLICT and "uid" in error.message.lower()):
+            if not error.absent and not error.replaced:
                 raise
 
     def pull(self, action: PullImage, _now: float, *, dry_run: bool) -> str:

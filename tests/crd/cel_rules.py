@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import celpy
@@ -19,8 +20,14 @@ _PROGRAMS: dict[str, Any] = {}
 def program(rule: str) -> Any:
     """The rule, parsed. Raises celpy.CELParseError."""
     if rule not in _PROGRAMS:
-        _PROGRAMS[rule] = _ENVIRONMENT.program(_ENVIRONMENT.compile(rule))
+        _PROGRAMS[rule] = _ENVIRONMENT.program(_ENVIRONMENT.compile(rule), functions={"find": _find})
     return _PROGRAMS[rule]
+
+
+def _find(text: Any, pattern: Any) -> Any:
+    """Kubernetes' own addition to CEL: the first match, "" where there is none."""
+    found = re.search(str(pattern), str(text))
+    return celpy.celtypes.StringType(found[0] if found else "")
 
 
 def admitted(found: Json, schema: Json) -> Json:
@@ -56,6 +63,11 @@ def refusals(found: Json, schema: Json, before: Json | None = None) -> list[str]
     return said or list(_broken(made, old, schema, ""))
 
 
+def broken(made: Json, schema: Json, before: Json | None) -> list[str]:
+    """The rules that an object which fits its schema breaks; for `Store.rules`."""
+    return list(_broken(made, before, schema, ""))
+
+
 def _exclusive(value: Any, said: Json, path: str) -> Iterator[str]:
     """Bounds that are not allowed themselves, and too few or too many properties."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -87,3 +99,6 @@ def _broken(value: Any, old: Any, said: Json, path: str) -> Iterator[str]:
             if isinstance(inner, dict):
                 was = old.get(key) if isinstance(old, dict) else None
                 yield from _broken(below, was, inner, f"{path}.{key}")
+    if isinstance(value, list) and isinstance(said.get("items"), dict):
+        for number, below in enumerate(value):  # what an item was before is not looked for
+            yield from _broken(below, None, said["items"], f"{path}[{number}]")

@@ -17,6 +17,37 @@ _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 _LABEL_NAME = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
+NOT_READY = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
+
+
+def tainted_until_ready(made: Json, before: Json | None) -> Json:
+    """A node as admission and the node lifecycle controller leave it: tainted from its creation until it is ready."""
+    taints = [one for one in made.get("spec", {}).get("taints", ()) if one["key"] != NOT_READY["key"]]
+    said = {one["type"]: one["status"] for one in made.get("status", {}).get("conditions", ())}
+    if before is None or said.get("Ready") != "True":
+        taints.append(NOT_READY)
+    return {**made, "spec": {**made.get("spec", {}), "taints": taints}}
+
+
+FIXED = {
+    "Deployment": (("spec", "selector"),),
+    "Job": (("spec", "selector"), ("spec", "template"), ("spec", "completions"), ("spec", "completionMode")),
+    "Pod": (("spec", "nodeName"), ("spec", "priority"), ("spec", "priorityClassName"), ("spec", "restartPolicy")),
+    "PriorityClass": (("value",),),
+}
+"""What no request can change any more, of what Tidegate could try to."""
+
+
+def fixed_problems(kind: str, made: Json, before: Json) -> Iterator[str]:
+    """Fields of a built-in kind that a request changed and must not."""
+    for path in FIXED.get(kind, ()):
+        now, was = made, before
+        for part in path:
+            now, was = now.get(part, {}), was.get(part, {})
+        if now != was:
+            yield f"{'.'.join(path)}: Invalid value: field is immutable"
+
+
 def built_in_problems(kind: str, made: Json) -> Iterator[str]:
     """Everything wrong with an object of a built-in kind, as far as these tests look."""
     meta = made.get("metadata", {})

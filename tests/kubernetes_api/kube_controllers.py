@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import kube_objects as make
 from kube_kinds import Kind
 from kube_store import Refused, stamp
 
 if TYPE_CHECKING:
+    from kube_aggregation import Aggregation
     from kube_kinds import Json
     from kube_store import Store
 
 COST = "controller.kubernetes.io/pod-deletion-cost"
+TRACKED = "batch.kubernetes.io/job-tracking"
+"""Finalizer of a Job's pods: without its controller they never quite go."""
 VOLCANO_COMMAND = Kind("bus.volcano.sh", "v1alpha1", "commands", "Command", status=False)
 
 
@@ -29,6 +36,7 @@ class Played:
         resource: what counts as a GPU. kubelet: whether pods are run and ended here.
         preempts: whether the scheduler lets pods of a higher priority displace others.
         addresses: IPs for pods to come, in the order of their start; none has one when there are none.
+        aggregation: through which HPAs read their external metrics, and which is looked after; None: neither.
     """
 
     store: Store
@@ -39,12 +47,16 @@ class Played:
     kubelet: bool = True
     preempts: bool = False
     addresses: list[str] = field(default_factory=list)
+    aggregation: Aggregation | None = None
 
     def __post_init__(self) -> None:
         self.store.know([VOLCANO_COMMAND])
 
     def step(self) -> None:
         """Let everyone look once."""
+        if self.aggregation is not None:
+            self.aggregation.check()  # asks another process: nothing is locked meanwhile
+            self._hpas(self.aggregation)
         with self.store.lock:
             self._volcano()
             self._kueue()
@@ -92,6 +104,8 @@ class Played:
         space = owner["metadata"]["namespace"]
         priority = spec.get("priority", self._class_value(spec))
         pod = make.pod(name, gpus, "", space, labels=labels, owner=owner, priority=priority)
+        if (owner["apiVersion"], owner["kind"]) == ("batch/v1", "Job"):
+            pod["metadata"]["finalizers"] = [TRACKED]
         if self.resource != make.GPU:
             pod["spec"]["containers"][0]["resources"] = {"requests": {self.resource: str(gpus)}}
         self.store.put(pod)
@@ -137,7 +151,29 @@ class Played:
                 self._status(job, startTime=None)
             elif not held and not job.get("status", {}).get("startTime"):
                 self._status(job, startTime=stamp())
+            self._untrack(job, everything=held)
             self._keep(job, 0 if held else job["spec"]["parallelism"], job["spec"]["template"])
+        jobs = {job["metadata"]["uid"] for job in self._all("batch/v1", "Job")}
+        for pod in self._all("v1", "Pod"):
+            owners = {one["uid"] for one in pod["metadata"].get("ownerReferences", ()) if one["kind"] == "Job"}
+            if TRACKED in pod["metadata"].get("finalizers", ()) and not owners & jobs:
+                self._untracked(pod)
+
+    def _untrack(self, job: Json, *, everything: bool) -> None:
+        """Let go of pods that leave; of all before a suspended Job's are deleted, so that none counts as failed."""
+        for pod in self._pods_of(job):
+            leaving = "deletionTimestamp" in pod["metadata"]
+            if TRACKED in pod["metadata"].get("finalizers", ()) and (leaving or everything):
+                self._untracked(pod)
+
+    def _untracked(self, pod: Json) -> None:
+        where = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        kept = [one for one in pod["metadata"]["finalizers"] if one != TRACKED]
+        self.store.change(
+            self.store.by_kind("v1", "Pod"),
+            where,
+            lambda now: {**now, "metadata": {**now["metadata"], "finalizers": kept}},
+        )
 
     def _keep(self, owner: Json, count: int, template: Json) -> None:
         living = [pod for pod in self._pods_of(owner) if "deletionTimestamp" not in pod["metadata"]]
@@ -158,6 +194,35 @@ class Played:
             ready = sum(bool(pod["spec"].get("nodeName")) for pod in pods)
             generation = found["metadata"]["generation"]
             self._status(found, replicas=len(pods), readyReplicas=ready, observedGeneration=generation)
+
+    def _hpas(self, aggregation: Aggregation) -> None:
+        """The HPA's arithmetic for External metrics of AverageValue: their sum over the target, within the bounds."""
+        for hpa in self._all("autoscaling/v2", "HorizontalPodAutoscaler"):
+            spec, space = hpa["spec"], hpa["metadata"]["namespace"]
+            if self._bounded(spec, space):
+                continue
+            asked = spec["metrics"][0]["external"]
+            chosen = quote(",".join(f"{k}={v}" for k, v in sorted(asked["metric"]["selector"]["matchLabels"].items())))
+            path = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{space}/{asked['metric']['name']}"
+            code, text = aggregation.handed_on(f"{path}?labelSelector={chosen}") or (HTTPStatus.NOT_FOUND, b"")
+            if code != HTTPStatus.OK:
+                continue  # the size is held
+            total = sum(int(item["value"]) for item in json.loads(text)["items"])
+            wanted = math.ceil(total / int(asked["target"]["averageValue"]))
+            with self.store.lock:
+                target = self.store.one(
+                    "apps/v1", spec["scaleTargetRef"]["kind"], space, spec["scaleTargetRef"]["name"]
+                )
+                if wanted != target["spec"]["replicas"]:
+                    self._change(target, replicas=min(spec["maxReplicas"], max(spec["minReplicas"], wanted)))
+
+    def _bounded(self, spec: Json, space: str) -> bool:
+        """A size out of bounds is corrected before any metric is looked at."""
+        target = self.store.one("apps/v1", spec["scaleTargetRef"]["kind"], space, spec["scaleTargetRef"]["name"])
+        within = min(spec["maxReplicas"], max(spec["minReplicas"], target["spec"]["replicas"]))
+        if within != target["spec"]["replicas"]:
+            self._change(target, replicas=within)
+        return bool(within != target["spec"]["replicas"])
 
     def _claims(self) -> None:
         for claim in self._all("karpenter.sh/v1", "NodeClaim") if self.karpenter else ():

@@ -60,6 +60,7 @@ BUILT_IN = (
     Kind("", "v1", "events", "Event", status=False),
     Kind("", "v1", "configmaps", "ConfigMap", status=False),
     Kind("", "v1", "secrets", "Secret", status=False),
+    Kind("", "v1", "serviceaccounts", "ServiceAccount", status=False),
     Kind("", "v1", "services", "Service"),
     Kind("", "v1", "podtemplates", "PodTemplate", status=False),
     Kind("apps", "v1", "deployments", "Deployment", scale=_SCALE),

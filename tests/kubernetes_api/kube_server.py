@@ -14,6 +14,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from kube_builtin import fixed_problems
 from kube_faults import Faults
 from kube_patch import BadPatch, json_patch, merge, strategic
 from kube_selectors import BadSelector, selector_text
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from kube_aggregation import Aggregation
     from kube_kinds import Json, Kind
 
 _PATCHES: dict[str, Callable[[Any, Any], Any]] = {
@@ -64,7 +66,7 @@ class ApiServer:
         log: every request answered or refused, in order.
         allows: whether RBAC lets a request pass; all pass when None.
         token: what the Authorization header must bear; anything when None.
-        tls: serves HTTPS with it.
+        tls: serves HTTPS with it. aggregation: hands requests for registered APIs on.
     """
 
     store: Store = field(default_factory=Store)
@@ -75,6 +77,7 @@ class ApiServer:
     allows: Callable[[Request], bool] | None = None
     token: str | None = None
     tls: ssl.SSLContext | None = None
+    aggregation: Aggregation | None = None
 
     def __enter__(self) -> Self:
         self._connections: set[socket.socket] = set()
@@ -183,6 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.api.faults.slow_s:
             time.sleep(self.api.faults.slow_s)
+        if self.api.aggregation is not None and (handed := self.api.aggregation.handed_on(self.path)) is not None:
+            self._answer(*handed)
+            return
         try:
             body = json.loads(text) if text else None
             self._route(method, body)
@@ -435,7 +441,22 @@ def _write(store: Store, kind: Kind, asked: Request, how: Callable[[Json], Json]
         return _scale(kind, store.change(kind, where, scaled, dry_run=asked.dry_run))
     if asked.subresource not in {"", "status"}:
         raise Refused(404, "NotFound", "the server could not find the requested resource")
-    return store.change(kind, where, how, part=asked.subresource, dry_run=asked.dry_run)
+
+    def checked(found: Json) -> Json:
+        made = how(found)
+        if wrong := list(fixed_problems(kind.kind, made, found) if not (asked.subresource or kind.custom) else ()):
+            raise Refused(422, "Invalid", f'{kind.kind} "{asked.name}" is invalid: {"; ".join(wrong)}')
+        if asked.verb == "update" and not made["metadata"].get("resourceVersion") and conditional(kind):
+            why = "metadata.resourceVersion: Invalid value: 0: must be specified for an update"
+            raise Refused(422, "Invalid", f'{kind.kind} "{asked.name}" is invalid: {why}')
+        return made
+
+    return store.change(kind, where, checked, part=asked.subresource, dry_run=asked.dry_run)
+
+
+def conditional(kind: Kind) -> bool:
+    """Whether a PUT must say which version it replaces."""
+    return kind.custom or kind.plural in {"leases", "customresourcedefinitions", "horizontalpodautoscalers"}
 
 
 def _scale(kind: Kind, found: Json) -> Json:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from threading import Condition, RLock
 from typing import TYPE_CHECKING, Any
 
-from kube_builtin import built_in_problems
+from kube_builtin import built_in_problems, tainted_until_ready
 from kube_kinds import BUILT_IN, Json, Kind, custom_kinds, kinds_of
 from kube_schema import immutable_problems, problems, with_defaults
 from kube_selectors import field_test, label_test, object_test
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 Name = tuple[str, str]
+SYSTEM = frozenset({"default", "kube-system", "kube-public", "kube-node-lease"})
+"""Namespaces that an API server makes for itself."""
 
 
 class Refused(Exception):  # noqa: N818 - an answer of the API, not a fault of the test server
@@ -72,6 +74,8 @@ class Store:
         version: the latest resource version.
         oldest: watches from before it are Gone.
         keep: how many changes are remembered for watches.
+        rules: what CEL refuses of a custom resource: takes the object, its schema and what it replaces. None: nothing
+            but what the schema calls immutable.
     """
 
     version: int = 1000
@@ -81,6 +85,7 @@ class Store:
     objects: dict[tuple[str, str], dict[Name, Entry]] = field(default_factory=dict)
     happened: deque[Happening] = field(default_factory=deque)
     pages: dict[str, tuple[int, list[Entry]]] = field(default_factory=dict)
+    rules: Callable[[Json, Json, Json | None], list[str]] | None = None
 
     def __post_init__(self) -> None:
         self.lock = RLock()
@@ -162,6 +167,8 @@ class Store:
         if "name" not in meta and "generateName" in meta:
             meta["name"] = f"{meta['generateName']}{uuid.uuid4().hex[:5]}"
         name = meta.get("name", "")
+        if meta.get("resourceVersion"):
+            raise Refused(500, "InternalError", "resourceVersion should not be set on objects to be created")
         if kind.namespaced:
             if meta.setdefault("namespace", namespace) != namespace:
                 raise Refused(400, "BadRequest", "the namespace of the object does not match the request's")
@@ -176,11 +183,14 @@ class Store:
             meta.update(uid=str(uuid.uuid4()), creationTimestamp=meta.get("creationTimestamp") or stamp(), generation=1)
             if kind.plural == "customresourcedefinitions" and not dry_run:
                 self.know(kinds_of(made))
-            return self._put(kind, made, None, dry_run=dry_run)
+            stored = self._put(kind, made, None, dry_run=dry_run)
+            if kind.plural == "namespaces" and not dry_run:  # what the controller manager does at once
+                self.create(self.kinds["", "v1", "serviceaccounts"], name, {"metadata": {"name": "default"}})
+            return stored
 
     def _needs_namespace(self, namespace: str) -> None:
         key = ("", "namespaces")
-        if namespace != "default" and ("", namespace) not in self.objects[key]:
+        if namespace not in SYSTEM and ("", namespace) not in self.objects[key]:
             raise Refused(404, "NotFound", f'namespaces "{namespace}" not found')
 
     def change(
@@ -206,8 +216,11 @@ class Store:
                     "please apply your changes to the latest version and try again",
                     {"name": name[1]},
                 )
-            if meta.get("uid", was["uid"]) != was["uid"] or meta.get("name", name[1]) != name[1]:
-                raise Refused(409, "Conflict", "uid and name of an object cannot change")
+            if meta.get("name", name[1]) != name[1]:
+                raise Refused(400, "BadRequest", "the name of the object does not match the name on the URL")
+            if meta.get("uid", was["uid"]) != was["uid"]:
+                why = f'metadata.uid: Invalid value: "{meta["uid"]}": field is immutable'
+                raise Refused(422, "Invalid", f'{kind.kind} "{name[1]}" is invalid: {why}')
             for kept in ("uid", "name", "namespace", "creationTimestamp", "generation", "deletionTimestamp"):
                 if kept in was:
                     meta[kept] = was[kept]
@@ -222,6 +235,8 @@ class Store:
             return self._put(kind, made, before, dry_run=dry_run)
 
     def _put(self, kind: Kind, made: Json, before: Json | None, *, dry_run: bool) -> Json:
+        if kind.plural == "nodes":
+            made = tainted_until_ready(made, before)
         self._check(kind, made, before)
         meta = made["metadata"]
         name = meta.get("namespace", "") if kind.namespaced else "", meta["name"]
@@ -235,7 +250,8 @@ class Store:
         made["metadata"] = {**meta, "resourceVersion": str(self.version + 1)}
         self.objects[kind.key][name] = Entry(made)
         self._tell(kind, "ADDED" if before is None else "MODIFIED", made, before)
-        if meta.get("deletionTimestamp") and not meta.get("finalizers") and kind.plural != "pods":
+        awaited = kind.plural == "pods" and meta.get("deletionGracePeriodSeconds") != 0
+        if meta.get("deletionTimestamp") and not meta.get("finalizers") and not awaited:
             self._remove(kind, name)
         return made
 
@@ -246,6 +262,8 @@ class Store:
             found = list(problems(made, kind.schema))
             if before is not None:
                 found += immutable_problems(made, before, kind.schema)
+            if self.rules is not None and not found:
+                found += self.rules(made, kind.schema, before)
         else:
             found = list(built_in_problems(kind.kind, made))
         name = made["metadata"].get("name", "")
@@ -265,7 +283,9 @@ class Store:
             wanted = asked.get("preconditions") or {}
             for part in ("uid", "resourceVersion"):
                 if part in wanted and wanted[part] != meta[part]:
-                    raise Refused(409, "Conflict", f"the {part} in the precondition is not the object's")
+                    what = {"uid": "UID", "resourceVersion": "ResourceVersion"}[part]
+                    why = f"{what} in precondition: {wanted[part]}, {what} in object meta: {meta[part]}"
+                    raise Refused(409, "Conflict", f"Precondition failed: {why}")
             if dry_run:
                 return found
             grace = asked.get("gracePeriodSeconds")
@@ -273,9 +293,9 @@ class Store:
             if kind.plural == "pods" and grace is None:
                 grace = found.get("spec", {}).get("terminationGracePeriodSeconds", 30)
             if (lingers and grace) or meta.get("finalizers"):
-                if "deletionTimestamp" in meta:
+                if "deletionTimestamp" in meta and (grace or not meta.get("deletionGracePeriodSeconds")):
                     return found
-                marked = {**meta, "deletionTimestamp": stamp(), "deletionGracePeriodSeconds": grace or 0}
+                marked = {"deletionTimestamp": stamp(), **meta, "deletionGracePeriodSeconds": grace or 0}
                 marked["resourceVersion"] = str(self.version + 1)
                 made = {**found, "metadata": marked}
                 self.objects[kind.key][name] = Entry(made)

@@ -312,3 +312,78 @@ def test_discovery_lists_what_is_served(crds: ApiServer, official: client.ApiCli
 def test_versions_only_grow(api: ApiServer) -> None:
     versions = [int(api.store.put(pod(f"p{n}"))["metadata"]["resourceVersion"]) for n in range(5)]
     assert all(later > earlier for earlier, later in pairwise(versions))
+
+
+def test_an_object_is_told_from_its_namesake_by_its_uid(api: ApiServer, official: client.ApiClient) -> None:
+    core = client.CoreV1Api(official)
+    first = api.store.put(pod("a"))["metadata"]["uid"]
+    core.delete_namespaced_pod("a", "default", grace_period_seconds=0)
+    api.store.put(pod("a"))
+    with pytest.raises(client.ApiException, match=r"metadata\.uid: Invalid value.*immutable") as patched:
+        core.patch_namespaced_pod("a", "default", {"metadata": {"uid": first, "labels": {"x": "y"}}})
+    options = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=first))
+    with pytest.raises(client.ApiException, match="UID in precondition") as deleted:
+        core.delete_namespaced_pod("a", "default", body=options)
+    assert (patched.value.status, deleted.value.status) == (422, 409)
+
+
+def test_versions_are_said_where_they_must_be_and_nowhere_else(official: client.ApiClient) -> None:
+    leases, core = client.CoordinationV1Api(official), client.CoreV1Api(official)
+    about = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+    body = {**about, "metadata": {"name": "l"}, "spec": {"leaseDurationSeconds": 1}}
+    leases.create_namespaced_lease("default", body)
+    with pytest.raises(client.ApiException, match="must be specified for an update") as refused:
+        leases.replace_namespaced_lease("l", "default", body)
+    assert refused.value.status == 422
+    with pytest.raises(client.ApiException, match="should not be set on objects to be created"):
+        core.create_namespaced_config_map("default", {"metadata": {"name": "c", "resourceVersion": "1"}})
+    core.create_namespaced_config_map("default", {"metadata": {"name": "c"}})
+    plain = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "b"}}
+    core.replace_namespaced_config_map("c", "default", plain)
+
+
+def test_a_node_is_tainted_from_its_creation_until_it_is_ready(official: client.ApiClient) -> None:
+    core = client.CoreV1Api(official)
+    taint = "node.kubernetes.io/not-ready"
+    made = core.create_node(
+        {"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    )
+    assert [one.key for one in made.spec.taints] == [taint]  # a status is not for those who create
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    assert not core.patch_node_status("n", ready).spec.taints
+    lost = {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}
+    assert [one.key for one in core.patch_node_status("n", lost).spec.taints] == [taint]
+
+
+def test_what_cannot_change_is_not_changed(official: client.ApiClient) -> None:
+    batch = client.BatchV1Api(official)
+    spec = {"template": {"spec": {"containers": [{"name": "a", "image": "x"}], "restartPolicy": "Never"}}}
+    batch.create_namespaced_job("default", {"metadata": {"name": "j"}, "spec": spec})
+    batch.patch_namespaced_job("j", "default", {"spec": {"suspend": True, "parallelism": 3}})
+    other = {"spec": {"template": {"spec": {"containers": [{"name": "a", "image": "y"}]}}}}
+    with pytest.raises(client.ApiException, match=r"spec\.template: .*immutable") as refused:
+        batch.patch_namespaced_job("j", "default", other)
+    assert refused.value.status == 422
+
+
+def test_a_pod_with_a_finalizer_goes_only_when_that_does(api: ApiServer, official: client.ApiClient) -> None:
+    core = client.CoreV1Api(official)
+    held = pod("a", node="n1")
+    held["metadata"]["finalizers"] = ["batch.kubernetes.io/job-tracking"]
+    api.store.put(held)
+    core.delete_namespaced_pod("a", "default")
+    core.patch_namespaced_pod("a", "default", {"metadata": {"finalizers": []}}, _content_type=MERGE)
+    assert core.read_namespaced_pod("a", "default").metadata.deletion_timestamp  # its kubelet has yet to end it
+    core.delete_namespaced_pod("a", "default", grace_period_seconds=0)
+    assert core.list_namespaced_pod("default").items == []
+    api.store.put(held)
+    core.delete_namespaced_pod("a", "default", grace_period_seconds=0)
+    assert core.read_namespaced_pod("a", "default").metadata.deletion_timestamp
+    core.patch_namespaced_pod("a", "default", {"metadata": {"finalizers": []}}, _content_type=MERGE)
+    assert core.list_namespaced_pod("default").items == []
+
+
+def test_a_namespace_has_an_account_for_its_pods(official: client.ApiClient) -> None:
+    core = client.CoreV1Api(official)
+    core.create_namespace({"metadata": {"name": "new"}})
+    assert core.read_namespaced_service_account("default", "new").metadata.name == "default"

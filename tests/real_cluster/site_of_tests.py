@@ -1,4 +1,4 @@
-"""Namespaces, fake nodes and the kubelets on them, over any API server."""
+"""A place to test in over any API server: namespace, fake nodes, and kubelets played on them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import time
 import uuid
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from threading import Event
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import yaml
-from site_report import DEPLOYMENTS, JOBS, NAMESPACES, NODES, OURS, described, sweep
+from site_kubelets import NODES, PODS, Kubelets
+from site_report import ACCOUNTS, DEPLOYMENTS, JOBS, NAMESPACES, OURS, PRIORITY_CLASSES, described, sweep
+from site_rights import EVERYWHERE, may_all
 
 from autoscaler import build
 from autoscaler.build_cluster import open_room
@@ -26,21 +27,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kube_controllers import Played
+    from site_rights import Needed
 
     from autoscaler.cluster.room import Room
 
 Json = dict[str, Any]
-PODS = Resource("", "v1", "pods", "Pod")
-PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
-ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 TAINT = "tidegate.dev/test"
 """Taint of the fake nodes: nobody else's pods shall be placed where nothing runs them."""
 QUICK = {"duration_s": 2.0, "renew_deadline_s": 1.2, "retry_s": 0.3}
 """Times of the election where only the code is tried; a real cluster is given the defaults."""
-
-
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "runAsNonRoot": True,
+    "runAsUser": 65534,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""So that a cluster that restricts pods takes these."""
+GRACE_S = 5
+"""What pods are given to end; the played kubelets need a tenth of it."""
 
 
 @dataclass
@@ -48,28 +53,33 @@ class Site:
     """A place to test in.
 
     Attributes:
-        kubeconfig: how to reach the server. folder: for files. played: plays controllers and scheduler where there are
-            none; the kubelets are played here either way.
+        kubeconfig: how to reach the server; several files with the usual separator. context: in it.
+        folder: for files. played: plays controllers and scheduler where there are none; the kubelets are played here
+            either way.
         grace_s: how long pods take to end.
-        trouble: what went wrong in playing the kubelets. version: the server's.
+        gpu: the nodes' resource, of this site alone, so that two runs in one cluster do not meet.
+        version: the server's. server: its URL.
     """
 
-    GPU: ClassVar[str] = "tidegate.dev/test-gpu"
     kubeconfig: str
     folder: Path
     played: Played | None = None
+    context: str | None = None
     grace_s: float = 0.5
     name: str = field(default_factory=lambda: f"tidegate-test-{uuid.uuid4().hex[:8]}")
     nodes: list[str] = field(default_factory=list)
-    trouble: list[str] = field(default_factory=list)
     version: str = "unknown"
+    server: str = ""
 
     def __enter__(self) -> Self:
-        self.api = Api(connect(self.kubeconfig, None))
-        self._stop, self._closing = Event(), ExitStack()
-        self._doomed: dict[str, float] = {}
+        made = connect(self.kubeconfig, self.context)
+        self.api, self.server = Api(made), str(made.configuration.host)
+        self._closing = ExitStack()
         self._made: list[tuple[Resource, str]] = []
-        self._thread = Thread(target=self._run, name="played kubelets", daemon=True)
+        self.gpu = f"tidegate.dev/{self.name}"
+        if self.played is not None:
+            self.played.resource = self.gpu
+        self.kubelets = Kubelets(self.api, self.name, self.grace_s, lambda: self.played and self.played.step())
         try:
             self._begin()
         except BaseException:
@@ -82,40 +92,48 @@ class Site:
             self.version = str(self.api.read("/version").get("gitVersion"))
         except ApiError as error:
             pytest.fail(f"no API server answers by {self.kubeconfig}: {error.message}", pytrace=False)
-        if self.played is None:
-            sweep(self.api, (NAMESPACES, NODES, PRIORITY_CLASSES))
+        self.needs(EVERYWHERE)
+        sweep(self.api)
         self.make(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}})
-        if self.played is None:
-            self.eventually(
-                self._account, "the namespace has no default ServiceAccount: is there no controller manager?"
-            )
-        self._thread.start()
+        self.eventually(self._account, "the namespace has no default ServiceAccount: is there no controller manager?")
+        self.kubelets.start()
+
+    def needs(self, rights: tuple[Needed, ...]) -> None:
+        """Fail, naming what is missing, where this user may not do all of it."""
+        if (why := may_all(self.api, rights)) is not None:
+            pytest.fail(why, pytrace=False)
 
     def __exit__(self, *_: object) -> None:
         """Remove everything, whatever went wrong before: kubelets are played until the namespace has gone."""
-        try:
+        with ExitStack() as last:
+            last.callback(self.api.close)
+            last.callback(self.kubelets.stop)
+            last.callback(self._removed)
             self._closing.close()
-        finally:
-            if (NAMESPACES, self.name) in self._made:
-                with suppress(ApiError):
-                    self.api.delete(NAMESPACES, "", self.name)
-                self._until_gone()
-            for resource, name in reversed(self._made):
-                with suppress(ApiError):
-                    self.api.delete(resource, "", name)
-            self._stop.set()
-            if self._thread.is_alive():
-                self._thread.join()
-            self.api.close()
-        assert not self.trouble, f"the played kubelets failed: {self.trouble}"
+        assert not self.kubelets.trouble, self.kubelets.trouble
+
+    def _removed(self) -> None:
+        for resource, name in reversed(self._made):  # the namespace was the first
+            if resource is NODES or resource is NAMESPACES:
+                continue
+            with suppress(ApiError):
+                self.api.delete(resource, "", name)
+        if (NAMESPACES, self.name) in self._made:
+            with suppress(ApiError):
+                self.api.delete(NAMESPACES, "", self.name)
+            self._until_gone()
+        self.kubelets.leave()
+        for name in self.nodes:
+            with suppress(ApiError):
+                self.api.delete(NODES, "", name)
 
     def _until_gone(self) -> None:
-        """Play kubelets until a real server has ended everything; one that is played goes with all it holds."""
+        """Until a real server has ended everything; one that is played goes with all it holds."""
         deadline = time.monotonic() + 60.0
         while self.played is None and time.monotonic() < deadline:
             try:
-                for pod in self.pods():
-                    self._end(pod)
+                if self.kubelets.trouble:
+                    self.kubelets.look()
                 self.api.get(NAMESPACES, "", self.name)
             except ApiError as error:
                 if error.absent:
@@ -137,12 +155,19 @@ class Site:
         return made
 
     def eventually(self, holds: Callable[[], Any], why: str, within_s: float = 30.0) -> float:
-        """Wait until it holds; returns how long that took, s."""
+        """Wait until it holds; returns how long that took, s. A server that is busy is asked again."""
         begun = time.monotonic()
-        while not holds():
+        while True:
+            try:
+                if holds():
+                    return time.monotonic() - begun
+            except ApiError as error:
+                if not error.passing:
+                    raise
+                why = f"{why} ({error.message})" if error.message not in why else why
+            assert not self.kubelets.trouble, described(self)
             assert time.monotonic() - begun < within_s, f"{why}\n  {described(self)}"
             time.sleep(0.02)
-        return time.monotonic() - begun
 
     # what is made
 
@@ -152,48 +177,32 @@ class Site:
         labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "kubernetes.io/hostname": name}
         spec = {"taints": [{"key": TAINT, "value": self.name, "effect": "NoSchedule"}]}
         body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": spec}
-        self.make(NODES, body)
-        room = {"cpu": "64", "memory": "512Gi", "pods": "110", self.GPU: str(gpus)}
-        self.api.patch(NODES, "", name, {"status": {"capacity": room, "allocatable": room}}, subresource="status")
-        self._since = now()
-        self._beat(name)
+        made = self.make(NODES, body)
         self.nodes.append(name)
-        if self.played is None:  # the node controller takes its taint away once it has seen the node ready
-            self.eventually(lambda: self._clean(name), f"node {name} is never taken for ready")
+        self.kubelets.join(made, {"cpu": "64", "memory": "512Gi", "pods": "110", self.gpu: str(gpus)})
+        self.eventually(lambda: self._clean(name), f"node {name} is never taken for ready")
         return name
 
     def _clean(self, name: str) -> bool:
+        """Whether the node lifecycle controller has taken its taint away, as it does of nodes that are ready."""
         taints = self.api.get(NODES, "", name)["spec"].get("taints", ())
         return all(not one["key"].startswith("node.kubernetes.io/") for one in taints)
 
-    def _beat(self, name: str) -> None:
-        kinds = ("MemoryPressure", "DiskPressure", "PIDPressure")
-        calm = [self._condition(kind, "False") for kind in kinds]
-        body = {"status": {"conditions": [*calm, self._condition("Ready", "True")]}}
-        self.api.patch(NODES, "", name, body, subresource="status")
-
-    def _condition(self, kind: str, status: str) -> Json:
-        return {
-            "type": kind,
-            "status": status,
-            "reason": "Played",
-            "message": "",
-            "lastHeartbeatTime": now(),
-            "lastTransitionTime": self._since,
-        }
-
     def _template(self, labels: dict[str, str], gpus: int, **more: Any) -> Json:
+        amount = {self.gpu: str(gpus)}
         box = {
             "name": "main",
             "image": "none",
-            "resources": {"requests": {self.GPU: str(gpus)}, "limits": {self.GPU: str(gpus)}},
+            "resources": {"requests": amount, "limits": amount},
+            "securityContext": RESTRICTED,
         }
         return {
             "metadata": {"labels": labels},
             "spec": {
                 "containers": [box],
-                "terminationGracePeriodSeconds": 5,
-                "tolerations": [{"key": TAINT, "operator": "Exists", "effect": "NoSchedule"}],
+                "automountServiceAccountToken": False,
+                "terminationGracePeriodSeconds": GRACE_S,
+                "tolerations": [{"key": TAINT, "operator": "Equal", "value": self.name, "effect": "NoSchedule"}],
                 **more,
             },
         }
@@ -207,9 +216,15 @@ class Site:
     def job(self, name: str, pods: int, gpus: int, **more: Any) -> None:
         """Training that may be taken."""
         template = self._template({"job": name}, gpus, restartPolicy="Never", **more)
-        spec = {"parallelism": pods, "completions": pods, "template": template}
+        spec = {"parallelism": pods, "completions": pods, "backoffLimit": 100, "template": template}
         meta = {"name": name, "namespace": self.name, "labels": {"tidegate.dev/preemptible": "true"}}
         self.api.create(JOBS, self.name, {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec})
+
+    def pod(self, name: str, gpus: int) -> None:
+        """Training of one pod that nothing can suspend."""
+        template = self._template({"job": name, "tidegate.dev/preemptible": "true"}, gpus, restartPolicy="Never")
+        meta = {**template["metadata"], "name": name, "namespace": self.name}
+        self.api.create(PODS, self.name, {"apiVersion": "v1", "kind": "Pod", **template, "metadata": meta})
 
     def deployment(self, replicas: int, **more: Any) -> None:
         """The serving pool."""
@@ -222,37 +237,38 @@ class Site:
         body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
         self.api.create(DEPLOYMENTS, self.name, body)
 
+    def cluster(self, **more: Any) -> Json:
+        """Settings of `cluster` for this site."""
+        said = {"enabled": True, "kubeconfig": self.kubeconfig, "context": self.context, "namespace": self.name}
+        return {**said, "gpu_resources": [self.gpu], **more}
+
     def room(self, publish: Callable[[Decision], None] = lambda _: None, **cluster: Any) -> Room:
         """Tidegate's eyes and hands on it, as `tidegate run` opens them; `publish` gets what a follower serves."""
-        said = {
-            "pools": [
-                {
-                    "name": "chat",
-                    "namespace": self.name,
-                    "profile": "llama-3.1-8b/h100-80gb/tp1",
-                    "roles": {"colocated": {"max_replicas": 64, "target": {"name": "chat"}}},
-                }
-            ],
-            "cluster": {
-                "enabled": True,
-                "kubeconfig": self.kubeconfig,
-                "namespace": self.name,
-                "mode": "active",
-                "actuator": "scale",
-                "gpu_resources": [self.GPU],
-                "audit_file": str(self.folder / "actions.jsonl"),
-                "preemption": {"min_runtime_s": 0, "give_back_after_s": 0, "below_priority": 1},
-                "budget": {"writes_per_second": 100},
-                **({} if self.played is None else {"election": QUICK}),
-                **cluster,
-            },
+        acting = {
+            "mode": "active",
+            "actuator": "scale",
+            "audit_file": str(self.folder / "actions.jsonl"),
+            # Whatever class a cluster gives to pods that name none, its value is at most a thousand million.
+            "preemption": {"min_runtime_s": 0, "give_back_after_s": 0, "below_priority": 1_000_000_001},
+            "budget": {"writes_per_second": 100},
+            **({} if self.played is None else {"election": QUICK}),
         }
+        said = {"pools": [self.pool(max_replicas=64)], "cluster": self.cluster(**{**acting, **cluster})}
         file = self.folder / "tidegate.yaml"
         file.write_text(yaml.safe_dump(said))
         settings = load_settings(file, {})
         room = open_room(settings, build.parts(settings), publish, self._closing)
         assert room.wait_ready(60.0, Event()), room.why_not_ready()
         return room
+
+    def leave(self) -> None:
+        """Close the rooms, as processes that end."""
+        self._closing.close()
+
+    def pool(self, **role: Any) -> Json:
+        """The pool in the settings."""
+        roles = {"colocated": {**role, "target": {"name": "chat"}}}
+        return {"name": "chat", "namespace": self.name, "profile": "llama-3.1-8b/h100-80gb/tp1", "roles": roles}
 
     def wish(self, desired: int, **takes: int) -> Decision:
         """A decision of now."""
@@ -264,8 +280,7 @@ class Site:
 
     def pods(self, **labels: str) -> list[Json]:
         """This site's pods with these labels."""
-        chosen = {"labelSelector": ",".join(f"{k}={v}" for k, v in labels.items())} if labels else {}
-        return [pod for page, _ in self.api.pages(PODS, self.name, **chosen) for pod in page]
+        return self.kubelets.pods(**labels)
 
     def bound(self, **labels: str) -> int:
         """Living pods on nodes."""
@@ -295,46 +310,7 @@ class Site:
         jobs = [job for page, _ in self.api.pages(JOBS, self.name) for job in page]
         return {job["metadata"]["name"] for job in jobs if job["spec"].get("suspend")}
 
-    # the kubelets
-
-    def _run(self) -> None:
-        beaten = time.monotonic()
-        while not self._stop.wait(0.05):
-            try:
-                if self.played is not None:
-                    self.played.step()
-                for pod in self.pods():
-                    self._look_after(pod)
-                if time.monotonic() - beaten > 8.0:
-                    beaten = time.monotonic()
-                    for name in self.nodes:
-                        self._beat(name)
-            except ApiError:
-                continue  # the server is busy, or the namespace has gone; the next look tells
-            except Exception as error:  # noqa: BLE001 - told by the test, which would wait in vain otherwise
-                self.trouble.append(repr(error))
-                return
-
-    def _look_after(self, pod: Json) -> None:
-        uid, at = pod["metadata"]["uid"], time.monotonic()
-        if "deletionTimestamp" in pod["metadata"]:
-            if at - self._doomed.setdefault(uid, at) >= self.grace_s:
-                self._end(pod)
-        elif pod["spec"].get("nodeName") in self.nodes and pod.get("status", {}).get("phase") != "Running":
-            started = now()
-            conditions = [
-                {"type": kind, "status": "True", "lastTransitionTime": started}
-                for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
-            ]
-            box = {
-                "name": "main", "image": "none", "imageID": "none", "ready": True, "restartCount": 0, "started": True,
-                "state": {"running": {"startedAt": started}},
-            }  # fmt: skip
-            status = {"phase": "Running", "startTime": started, "conditions": conditions, "containerStatuses": [box]}
-            with suppress(ApiError):
-                self.api.patch(PODS, self.name, pod["metadata"]["name"], {"status": status}, subresource="status")
-
-    def _end(self, pod: Json) -> None:
-        """As a kubelet does when the containers have ended: delete with grace 0."""
-        with suppress(ApiError):
-            self.api.delete(PODS, self.name, pod["metadata"]["name"], grace_s=0)
+    def ending_s(self, begun: float, until: float) -> float:
+        """From the first pod seen leaving in that time, by the monotonic clock, until the last of them had gone, s."""
+        pods = [one for one in list(self.kubelets.ended) if begun <= one[0] <= until]
+        return min(until, max(gone for _, gone in pods)) - min(seen for seen, _ in pods) if pods else 0.0

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from kube_kinds import kinds_of
+from site_report import DEFINITIONS
+from site_rights import DEFINED
 
-from autoscaler.cluster.api import ApiError, Resource
+from autoscaler.cluster.api import ApiError
 from autoscaler.cluster.custom_resources import TOKEN_POOLS
 from autoscaler.crd import definition
 from autoscaler.crd_pools import declared_of
@@ -18,9 +20,6 @@ from autoscaler.model import Role, RoleDecision, RoleKey
 if TYPE_CHECKING:
     from site_of_tests import Site
 
-DEFINITIONS = Resource(
-    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
-)
 Json = dict[str, Any]
 CEL: tuple[tuple[Json, str], ...] = (
     ({"roles": {"colocated": {"minReplicas": 9, "maxReplicas": 8}}}, "minReplicas must not be above maxReplicas"),
@@ -38,16 +37,23 @@ def installed(site: Site) -> None:
     """The definition, removed afterwards where it was not there before."""
     if site.played is not None:
         site.played.store.know(kinds_of(definition()))
+        pytest.importorskip("celpy", reason="cel-python, which evaluates the rules, is not installed")
+        from cel_rules import refusals  # noqa: PLC0415 - needs celpy, which a real cluster does not
+
+        site.played.store.rules = refusals
         return
+    site.needs(DEFINED)
     try:
         found = site.api.get(DEFINITIONS, "", definition()["metadata"]["name"])
-        version = found["metadata"]["resourceVersion"]
-        found = {**definition(), "metadata": {**definition()["metadata"], "resourceVersion": version}}
-        site.api.replace(DEFINITIONS, "", found["metadata"]["name"], found)
     except ApiError as error:
         if not error.absent:
             raise
         site.make(DEFINITIONS, definition())
+    else:  # somebody's: looked at, never changed
+        meta = {**definition()["metadata"], "resourceVersion": found["metadata"]["resourceVersion"]}
+        ours = site.api.replace(DEFINITIONS, "", meta["name"], {**definition(), "metadata": meta}, dry_run=True)
+        if ours["spec"]["versions"] != found["spec"]["versions"]:
+            pytest.skip("another version of the TokenPool's definition is installed in this cluster")
 
     def established() -> bool:
         status = site.api.get(DEFINITIONS, "", definition()["metadata"]["name"]).get("status") or {}
@@ -75,8 +81,7 @@ def pool(site: Site, name: str = "chat", **spec: Any) -> Json:
 
 def test_the_definition_is_taken_refuses_what_is_wrong_and_its_status_is_written(site: Site) -> None:
     installed(site)
-    real = site.played is None  # the tests' own server evaluates no CEL but immutability
-    for spec, why in (*SCHEMA, *(CEL if real else ())):
+    for spec, why in (*SCHEMA, *CEL):
         with pytest.raises(ApiError, match=why) as refused:
             site.api.create(TOKEN_POOLS, site.name, pool(site, "bad", **spec), dry_run=True)
         assert refused.value.status == 422
@@ -91,7 +96,6 @@ def test_the_definition_is_taken_refuses_what_is_wrong_and_its_status_is_written
     assert written["status"] == wanted
     assert patch_of(wanted, declared_of(written).status) is None
     assert written["metadata"]["generation"] == 1  # a status is no change of the spec
-    if real:
-        other = {"spec": {"roles": {"colocated": {"target": {"name": "other"}}}}}
-        with pytest.raises(ApiError, match="target cannot be changed"):
-            site.api.patch(TOKEN_POOLS, site.name, "chat", other)
+    other = {"spec": {"roles": {"colocated": {"target": {"name": "other"}}}}}
+    with pytest.raises(ApiError, match="target cannot be changed"):
+        site.api.patch(TOKEN_POOLS, site.name, "chat", other)
