@@ -51,7 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-errors = Console(stderr=True, soft_wrap=True)
+errors = Console(stderr=True, soft_wrap=True, emoji=False)
 
 LATEST = 1e11
 """Unix seconds of the year 5138; beyond it somebody gave milliseconds."""
@@ -68,13 +68,18 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log debug 
 
 def main() -> None:
     """Console script."""
+    out = sys.stdout
     try:
         app()
+    except SystemExit:
+        if sys.stdout is out:
+            raise
+        raise SystemExit(0) from None  # click has put something over a stdout whose reader left: `tidegate … | head`
     except TidegateError as error:
         for problem in error.problems if isinstance(error, BadSettings) else (str(error),):
             errors.print(f"error: {problem}", style="red", markup=False, highlight=False)
         raise SystemExit(error.exit_code) from None
-    except BrokenPipeError:  # `tidegate explain | head`
+    except BrokenPipeError:  # likewise, while Rich was writing
         sys.stderr.close()
         raise SystemExit(0) from None
 

@@ -162,4 +162,4 @@ def _print(done: Backtest) -> None:
         figures = [getattr(score, name) for name in columns]
         shown = ["-" if f is None else str(f) if isinstance(f, int) else f"{f:.4f}" for f in figures]
         table.add_row(f"{score.horizon_s:g} s", *shown)
-    Console(width=120, highlight=False).print(table)
+    Console(width=120, highlight=False, emoji=False).print(table)

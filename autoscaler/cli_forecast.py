@@ -175,7 +175,7 @@ def _shown(figure: float | None, form: str) -> str:
 
 
 def _print(found: Diagnosis, names: list[tuple[str, float]]) -> None:
-    console = Console(width=120, highlight=False)
+    console = Console(width=120, highlight=False, emoji=False)
     console.print(
         f"{found.bins:,} bins of {found.bin_s:g} s ({found.gaps} gaps), mean {found.mean:,.4g}, peak/mean "
         f"{_shown(found.peak_to_mean, '.2f')}, CV {_shown(found.cv, '.2f')}, zero {found.zero_share:.1%} of the time"

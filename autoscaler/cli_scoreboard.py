@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,16 +62,19 @@ def _setup(profile: str, layout: str, minimum: int, maximum: int, gpus: int | No
         kind = Layout(layout)
     except ValueError:
         raise BadSettings((f"--layout {layout!r}: use colocated or disaggregated",)) from None
-    start_s = None
-    if start is not None:
-        parts = start.split(",")
-        try:
-            start_s = (float(parts[0]), float(parts[1]))
-        except (ValueError, IndexError):
-            raise BadSettings((f"--start {start!r}: use two numbers of seconds, such as 115,200",)) from None
-    return Setup(
-        profile=profile, layout=kind, minimum=minimum, maximum=maximum, supply=SupplySetup(gpus=gpus, start_s=start_s)
-    )
+    supply = SupplySetup(gpus=gpus, start_s=None if start is None else _start(start))
+    return Setup(profile=profile, layout=kind, minimum=minimum, maximum=maximum, supply=supply)
+
+
+def _start(text: str) -> tuple[float, float]:
+    try:
+        median, most = (float(part) for part in text.split(","))
+    except ValueError:
+        raise BadSettings((f"--start {text!r}: use two numbers of seconds, such as 115,200",)) from None
+    if not 0 < median <= most < math.inf:
+        problem = "the median must be above 0 and the 90th percentile, finite, not below it"
+        raise BadSettings((f"--start {text}: {problem}, such as 115,200",))
+    return median, most
 
 
 def _knobs(settings: list[str]) -> dict[str, str]:
@@ -243,7 +247,7 @@ COLUMNS = {
 
 
 def _print(rows: list[Row]) -> None:
-    console = Console(width=None if Console().is_terminal else 150)
+    console = Console(width=None if Console().is_terminal else 150, emoji=False, markup=False)
     for trace in dict.fromkeys(row.trace for row in rows):
         table = Table(title=trace, title_justify="left")
         table.add_column("policy")

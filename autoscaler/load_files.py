@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 EMPTY = frozenset({"", "na", "nan", "null", "none", "n/a", "-"})
 """Cells that say nothing was observed, in lower case."""
+PARQUET, PARQUET_ENDINGS, GZIP = b"PAR1", frozenset({".parquet", ".pq"}), b"\x1f\x8b"
+"""How such files begin, and end in their names."""
 LATEST_S = 1e11
 """Unix seconds of the year 5138; beyond it somebody gave milliseconds."""
 LARGEST = 1e100
@@ -31,35 +34,78 @@ MOST_POINTS = 10_000
 def read_load(path: Path, time: str, value: str) -> tuple[Floats, Floats]:
     """Times (seconds) and values of a table; the time column holds seconds or ISO 8601 (UTC unless it says otherwise).
 
+    Parquet and gzip are known by their content. Lines without any value are skipped.
+
     Raises:
         BadSettings: the file cannot be read, lacks a column, or a row holds no time, or what is no load.
     """
     table = _table(path)
     for option, name in (("--time", time), ("--value", value)):
-        if name not in table.columns:
+        there = list(table.columns).count(name)
+        if not there:
             raise BadSettings((f"{path}: {option} {name}: no such column; there are {', '.join(map(str, table))}",))
+        if there > 1:
+            raise BadSettings((f"{path}: {option} {name}: {there} columns have this name; rename all but one",))
     if not len(table):
         raise BadSettings((f"{path}: no rows",))
     return _times(table[time], path, time), _values(table[value], path, value)
 
 
 def _table(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise BadSettings((f"{path}: no such file",))
+    """All columns, named as the file does; rows of CSV as text, their index the line less two."""
     try:
-        if path.suffix in {".parquet", ".pq"}:
-            if importlib.util.find_spec("pyarrow") is None:
-                raise BadSettings((f"{path}: reading Parquet needs pyarrow; pip install 'tidegate[scoreboard]'",))
-            return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, index_col=False)
-    except (OSError, EOFError, ValueError, pd.errors.ParserError) as error:
+        if path.is_dir():
+            raise BadSettings((f"{path}: is a folder; name a file, CSV or Parquet",))
+        if not path.exists():
+            raise BadSettings((f"{path}: no such file",))
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start == PARQUET or path.suffix in PARQUET_ENDINGS:
+            return _parquet(path)
+        return _csv(path, packed=start.startswith(GZIP))
+    except (OSError, EOFError, ValueError, zlib.error, pd.errors.ParserError) as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadSettings((f"{path}: cannot be read as a table: {said}",)) from None
 
 
-def _where(path: Path, row: int) -> str:
+def _parquet(path: Path) -> pd.DataFrame:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise BadSettings((f"{path}: reading Parquet needs pyarrow; pip install 'tidegate[scoreboard]'",))
+    table = pd.read_parquet(path)
+    named = [name for name in table.index.names if name is not None]
+    return table.reset_index(named) if named else table.reset_index(drop=True)
+
+
+def _csv(path: Path, *, packed: bool) -> pd.DataFrame:
+    # The header is read as a row: pandas would rename columns of one name, and drop what a longer row has too much.
+    rows = pd.read_csv(
+        path,
+        header=None,
+        dtype=str,
+        keep_default_na=False,
+        skip_blank_lines=False,
+        encoding="utf-8-sig",
+        compression="gzip" if packed else None,
+    )
+    table = rows.iloc[1:].reset_index(drop=True)
+    table.columns = pd.Index([str(name).strip() for name in rows.iloc[0]])
+    silent = _bare(table.iloc[:, 0])
+    for column in range(1, table.shape[1]):
+        if not silent.any():
+            return table
+        silent[silent] = _bare(table.iloc[silent, column])
+    return table.loc[~silent]
+
+
+def _bare(column: pd.Series) -> np.ndarray:
+    bare: np.ndarray = (column.isna() | (column.str.strip() == "")).to_numpy(copy=True)
+    return bare
+
+
+def _where(path: Path, column: pd.Series, at: int) -> str:
     """Row as a person counts: the line of a CSV with its header as line 1, the row of a Parquet file from 1."""
-    return f"{path} row {row + 1}" if path.suffix in {".parquet", ".pq"} else f"{path} row {row + 1} (line {row + 2})"
+    row, table = int(column.index[at]), path.suffix in PARQUET_ENDINGS
+    return f"{path} row {row + 1}" if table else f"{path} row {row + 1} (line {row + 2})"
 
 
 def _blank(column: pd.Series) -> np.ndarray:
@@ -87,11 +133,13 @@ def _times(column: pd.Series, path: Path, name: str) -> Floats:
     if len(bad):
         row = int(bad[0])
         wanted = "seconds or an ISO 8601 time, the same in all rows"
-        raise BadSettings((f"{_where(path, row)}: {name} {str(column.iloc[row])!r} must be {wanted}",))
+        raise BadSettings((f"{_where(path, column, row)}: {name} {str(column.iloc[row])!r} must be {wanted}",))
     late = np.flatnonzero(np.abs(found) > LATEST_S)
     if len(late):
         row = int(late[0])
-        raise BadSettings((f"{_where(path, row)}: {name} {column.iloc[row]} is beyond {LATEST_S:g} s: milliseconds?",))
+        raise BadSettings(
+            (f"{_where(path, column, row)}: {name} {column.iloc[row]} is beyond {LATEST_S:g} s: milliseconds?",)
+        )
     return found
 
 
@@ -108,7 +156,7 @@ def _values(column: pd.Series, path: Path, name: str) -> Floats:
     if len(bad):
         row = int(bad[0])
         wanted = f"a number from 0 to {LARGEST:g}, or empty where nothing was observed"
-        raise BadSettings((f"{_where(path, row)}: {name} {str(column.iloc[row])!r} must be {wanted}",))
+        raise BadSettings((f"{_where(path, column, row)}: {name} {str(column.iloc[row])!r} must be {wanted}",))
     return np.where(blank, math.nan, found)
 
 

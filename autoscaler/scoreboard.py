@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import math
+import os
 import statistics
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,10 @@ from autoscaler.errors import BadSettings
 from autoscaler.policies.registry import make
 from autoscaler.scoreboard_bounds import ORACLE, oracle_result, started_static, static_counts
 from autoscaler.simulator.generate import generate
+from autoscaler.simulator.generator_text import parse_generator
+from autoscaler.simulator.requests import DemandSeries
 from autoscaler.simulator.scaling import parse_scale, scaled
+from autoscaler.simulator.score import BIN_S
 from autoscaler.simulator.setup import Setup
 from autoscaler.simulator.simulate import simulate
 from autoscaler.simulator.traces import load
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from autoscaler.simulator.requests import DemandSeries, Workload
+    from autoscaler.simulator.requests import Workload
     from autoscaler.simulator.result import Result
 
 GENERATED = "gen:"
@@ -49,6 +53,15 @@ class TraceSpec:
     output_tokens: float | None = None
     share: tuple[float, float] = (0.0, 1.0)
 
+    def check(self) -> None:
+        """Raises what `load` would for a file, a generator's text or a scale that is not sound; draws nothing."""
+        if self.scale:
+            parse_scale(self.scale)
+        if self.source.startswith(GENERATED):
+            parse_generator(self.source)
+        else:
+            load(self.source, self.format, input_tokens=self.input_tokens, output_tokens=self.output_tokens)
+
     def load(self, seed: int) -> Workload | DemandSeries:
         """Read or generate, then scale. Raises BadSettings or the loader's own errors, which name file and row."""
         if self.source.startswith(GENERATED):
@@ -57,9 +70,20 @@ class TraceSpec:
             found = load(self.source, self.format, input_tokens=self.input_tokens, output_tokens=self.output_tokens)
         if self.scale:
             found = scaled(found, parse_scale(self.scale), seed)
-        if self.share == (0.0, 1.0):
-            return found
-        return found.between(self.share[0] * found.duration, self.share[1] * found.duration)
+        if self.share != (0.0, 1.0):
+            found = found.between(self.share[0] * found.duration, self.share[1] * found.duration)
+        return found if isinstance(found, DemandSeries) else _lasting(found)
+
+
+def _lasting(load: Workload) -> Workload:
+    """At least one bin of the comparison long: GPU time, rates and the oracle's bound count until the load ends.
+
+    Requests that all come at once (one row, one time) end as they begin, and would be served for nothing.
+    """
+    if load.duration >= BIN_S or not len(load):
+        return load
+    note = f"lasts {load.duration:g} s; counted as {BIN_S:g} s, the grain of the score"
+    return replace(load, horizon_s=BIN_S, notes=(*load.notes, note))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +196,10 @@ def check_files(out: Path | None, plot: Path | None) -> None:
             problems.append(f"{option} {path}: must end in {' or '.join(endings)}")
         elif not path.parent.is_dir():
             problems.append(f"{option} {path}: there is no folder {path.parent}")
+        elif path.is_dir():
+            problems.append(f"{option} {path}: is a folder; name a file")
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            problems.append(f"{option} {path}: may not be written; choose another place, or change its permissions")
         package = {".parquet": "pyarrow", ".csv": None}.get(path.suffix, "matplotlib")
         if path.suffix in endings and package is not None and importlib.util.find_spec(package) is None:
             problems.append(f"{option} {path}: needs {package}; pip install 'tidegate[scoreboard]'")

@@ -5,17 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from autoscaler.errors import BadSettings, TidegateError
 from autoscaler.scoreboard import run_job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from autoscaler.scoreboard import Job
     from autoscaler.simulator.result import Result
@@ -33,8 +36,11 @@ def run_jobs(jobs: Sequence[Job], workers: int, done: Callable[[Job], None] | No
 
     Raises:
         BadSettings: what a job could not be run with, the trace's problems included.
+        BadTrace: a trace's file is not sound; every file is read before anything runs.
         TidegateError: a worker died.
     """
+    for trace in dict.fromkeys(job.trace for job in jobs):
+        trace.check()
     if workers <= 1 or len(jobs) <= 1:
         results = []
         for job in jobs:
@@ -51,7 +57,8 @@ def _parallel(jobs: Sequence[Job], workers: int, done: Callable[[Job], None] | N
     # Spawned, not forked: a progress bar has a thread, and a fork of a process with threads may hang.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent)
     try:
-        waiting = {pool.submit(_attempt, job): index for index, job in enumerate(jobs)}
+        with script_left_alone():
+            waiting = {pool.submit(_attempt, job): index for index, job in enumerate(jobs)}
         for future in as_completed(waiting):
             index = waiting[future]
             found[index] = _kept(future.result())
@@ -84,6 +91,21 @@ def _kept(outcome: Result | tuple[str, ...]) -> Result:
     if isinstance(outcome, tuple):
         raise BadSettings(outcome)
     return outcome
+
+
+@contextmanager
+def script_left_alone() -> Iterator[None]:
+    """Processes spawned meanwhile do not run the caller's script again, whether it guards its `__main__` or not.
+
+    They would import it first of all, as multiprocessing does for functions that live there, and a script without the
+    guard would then begin the same runs in each of them. What runs in these workers lives in modules of its own.
+    """
+    own = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = own
 
 
 def end_with_parent() -> None:

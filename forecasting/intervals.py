@@ -17,6 +17,7 @@ down at once, and the bound is made of what has happened since.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from forecasting import tails
 from forecasting.past import Past
-from forecasting.spread import Spread
+from forecasting.spread import LEAST_UNIT, Spread
 
 if TYPE_CHECKING:
     from forecasting.online import Grid
@@ -51,6 +52,8 @@ FORGET = 0.3
 """What is left of the evidence then."""
 JUDGED_DAYS = 4
 """Days at the end of a history over which `fit` makes and judges bounds: two half-lives."""
+HALF, LONG = 0.5, 1_000_000_000
+"""Quantiles up to the median are left alone: no load stands still for that many bins."""
 HIGHEST = 3.0
 """A bound is at most this many times the highest load of the last weeks."""
 
@@ -215,7 +218,26 @@ def _controlled(state: BoundedState, points: Floats, candidates: Floats) -> Floa
     width = np.maximum(np.abs(mixed - centre), 0.02 * past.scale[:, None, None])
     most = HIGHEST * np.maximum(past.peak, past.lag(0))[:, None, None]
     bounds = np.clip(mixed + GAIN * state.debt * width, 0.0, most)
+    bounds = np.maximum(bounds, np.where(_still(past), past.lag(0)[:, None, None], 0.0))
     return np.maximum.accumulate(bounds, axis=-1)
+
+
+def _still(past: Past) -> Bools:
+    """Whether a load has not moved for so long that it is likelier than each quantile to stay: loads x h x quantiles.
+
+    By the rule of succession n bins without a change leave one of (n + 1) / (n + 2) that none comes: n >= q / (1 - q),
+    on top of the horizon; gaps do not count. The spread of such a load is all rounding, its bound a hair too low.
+    """
+    horizons, levels = past.grid.horizons, past.grid.quantiles
+    wanted = np.array([[h + math.ceil(q / (1 - q)) if q > HALF else LONG for q in levels] for h in horizons])
+    unmoved = np.zeros(len(past.mean))
+    standing = past.rows[-1] > 0.0  # no bound is below 0 as it is
+    for back in range(1, min(len(past.rows), int(wanted[wanted < LONG].max(initial=0)) + 1)):
+        standing &= past.rows[-1 - back] == past.rows[-1]
+        if not standing.any():
+            break
+        unmoved += standing & past.known[-1 - back]
+    return unmoved[:, None, None] >= wanted
 
 
 def _judged(state: BoundedState) -> BoundedState:
@@ -237,10 +259,21 @@ def _judged(state: BoundedState) -> BoundedState:
     error = target[..., None] - points
     spread = state.spread.learned(error, clues, np.broadcast_to(usable[..., None], error.shape), past)
     state = replace(state, spread=spread)
-    state = _tallied(state, error[..., None] / scales, usable)
+    state = _tallied(state, error[..., None] / _known_scales(scales, spread, past), usable)
     state = _scored(state, target, candidates, usable)
     ripe = [len(past.rows) - 1 - h >= YOUNG_DAYS * past.grid.day for h in horizons]
     return _held(state, target, bounds, usable, np.array(ripe))
+
+
+def _known_scales(scales: Floats, spread: Spread, past: Past) -> Floats:
+    """The scales of origins; of those made before any error had come due, the size of errors as it is known by now.
+
+    They had nothing but the least size there is, a millionth of the load: as many residuals as the horizon has bins
+    would lie at the end of the histogram, and keep bounds an hour ahead too wide for hours, a day ahead for days.
+    """
+    unknown = scales[..., :1] <= 2.0 * LEAST_UNIT * past.scale[:, None, None, None]
+    known: Floats = np.where(unknown, spread.unit_of(spread.size, past)[..., None], scales)
+    return known
 
 
 def _tallied(state: BoundedState, scaled: Floats, usable: Bools) -> BoundedState:

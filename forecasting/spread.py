@@ -25,6 +25,8 @@ TRUST = 5.0
 """Bins of evidence `EXPECTED` stands for; a hundredth of it never fades, so that the sums stay solvable."""
 LEAST = 0.1
 """Errors below this share of the mean error count as that much: the logarithm of nothing is not evidence."""
+LEAST_UNIT = 1e-6
+"""Least size of an error, as a share of the mean load."""
 MOST = 3.0
 """Largest departure of log |error| from its mean that is believed."""
 MEMORY_DAYS, SLOW_DAYS, QUICK, REFIT = 5.0, 3.0, 6.0, 6
@@ -85,7 +87,7 @@ class Spread:
     @staticmethod
     def unit_of(size: Floats, past: Past) -> Floats:
         """Mean |error|, never zero."""
-        return np.maximum(size, 1e-6 * past.scale[:, None, None])
+        return np.maximum(size, LEAST_UNIT * past.scale[:, None, None])
 
     def _solved(self, gram: Floats, moment: Floats, past: Past) -> Floats:
         weights = self.weights.copy()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoscaler.errors import BadSettings
-from autoscaler.simulator.requests import LARGEST_TOKENS, DemandSeries
+from autoscaler.simulator.requests import LARGEST_TOKENS, LONGEST_DAYS, DemandSeries
 from autoscaler.simulator.tables import Ascending, Column, Table, amount, header, read_table, wrong_columns
-from autoscaler.simulator.trace_files import BadTrace, title
+from autoscaler.simulator.trace_files import BadTrace, title, too_long
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,4 +176,7 @@ def bins(table: Table, clock: str) -> tuple[Floats, float]:
             problem = "repeats the time above; bins must follow each other"
         raise table.bad(at + 1, clock, table.numbers(clock)[at + 1], problem)
     from_zero: Floats = np.arange(len(times), dtype=np.float64) * bin_s
+    if problem := too_long(float(from_zero[-1])):
+        at = int(np.argmax(from_zero > LONGEST_DAYS * _DAY_S))
+        raise table.bad(at, clock, f"{table.numbers(clock)[at]:.15g}", problem)
     return from_zero, bin_s

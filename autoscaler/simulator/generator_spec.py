@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoscaler.simulator.lengths import MIXES
+from autoscaler.simulator.trace_files import too_long
 
 if TYPE_CHECKING:
     from autoscaler.simulator.shapes import Shape
@@ -42,6 +43,8 @@ class StreamSpec:
         for name, value in (("rate", self.rate), ("duration", self.duration)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value:g}; it must be a number > 0")
+        if problem := too_long(self.duration):
+            raise ValueError(f"the end {problem}")
         if not 0 <= self.cv <= _HIGHEST_CV:
             raise ValueError(f"cv is {self.cv:g}; it must be 0..{_HIGHEST_CV:g}")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoscaler.simulator.requests import BLOCK_TOKENS, LARGEST_TOKENS, Workload, served
-from autoscaler.simulator.trace_files import BadTrace, lines, title
+from autoscaler.simulator.trace_files import BadTrace, lines, title, too_long
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +75,8 @@ class _Rows:
         if value < self.last_ms:
             problem = f"comes after {self.last_ms:g} in the row above; times must not decrease: sort the file"
             raise self.bad(problem, "timestamp", value)
+        if problem := too_long(float(value) / 1000.0):
+            raise self.bad(f"{problem.removesuffix('seconds?')}milliseconds?", "timestamp", value)
         self.last_ms = float(value)
         return self.last_ms
 

@@ -51,6 +51,7 @@ class Sums:
         computed = load.prompt - (0 if load.cached is None else load.cached)
         grid = np.arange(0.0, load.duration + 1.0, 1.0)
         upto = np.searchsorted(load.arrival_s, grid, side="right")
+        upto[0] = 0  # what comes at time 0 belongs to the first second, or no window would hold it
         prompt = np.concatenate([[0.0], np.cumsum(computed, dtype=np.float64)])
         if pace_s > 0:
             ends = load.arrival_s + load.output * pace_s

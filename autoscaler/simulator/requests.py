@@ -23,6 +23,9 @@ LARGEST_TOKENS = 10_000_000
 BLOCK_TOKENS = 512
 """Tokens per prefix block of `Workload.blocks` where nothing else is said (Mooncake's block size)."""
 
+LONGEST_DAYS = 400
+"""Days that a trace may last; what is longer has its times in another unit, and would be simulated for hours."""
+
 MOST_REQUESTS = 20_000_000
 """Most requests that a workload is generated or scaled to: about 400 MB of arrays."""
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from autoscaler.errors import BadSettings
 from autoscaler.simulator.requests import MOST_REQUESTS, DemandSeries, Workload
+from autoscaler.simulator.trace_files import too_long
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,6 +90,8 @@ def scaled(what: Workload | DemandSeries, scales: Iterable[Scale], seed: int) ->
     for scale in scales:
         if isinstance(what, DemandSeries):
             what = _demand_scaled(what, scale)
+            if problem := too_long(what.duration):
+                raise BadSettings((f"{scale.kind}:{scale.factor:g}: the end {problem}",))
         elif scale.kind is ScaleKind.SUPERPOSE:
             what = superpose(what, int(scale.factor), seed)
         elif scale.kind is ScaleKind.COMPRESS:
@@ -187,6 +190,8 @@ def compress(workload: Workload, factor: float) -> Workload:
     """
     if not (math.isfinite(factor) and factor > 0):
         raise BadSettings((f"compress:{factor}: the factor must be a number > 0 that time is divided by",))
+    if problem := too_long(workload.duration / factor):
+        raise BadSettings((f"compress:{factor:g}: the end {problem}",))
     return dataclasses.replace(
         workload,
         arrival_s=workload.arrival_s / factor,

@@ -118,7 +118,7 @@ def read_table(path: Path, columns: Sequence[Column]) -> Table:
     if not numbers:
         raise BadTrace(path, f"has a header but no rows; expected at least one after {', '.join(names)}")
     taken = {names[at] for at in found.values()}
-    return Table(path, values, numbers, tuple(name for name in names if name not in taken))
+    return Table(path, values, numbers, tuple(name or "(unnamed)" for name in names if name not in taken))
 
 
 def _header(path: Path, text: Iterator[tuple[int, str]]) -> tuple[str, ...]:
@@ -155,7 +155,8 @@ def _quoted(path: Path, row: int | None, line: int, written: str) -> list[str]:
     try:
         return next(csv.reader([written], strict=True))
     except csv.Error as error:
-        raise BadTrace(path, f"has broken quotes ({error})", row=row, line=line) from None
+        problem = f"has broken quotes ({error}), or a quoted value that goes on in the next line"
+        raise BadTrace(path, f"{problem}; write each row on one line", row=row, line=line) from None
 
 
 def number(text: str) -> float:

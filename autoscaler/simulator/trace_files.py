@@ -7,6 +7,7 @@ import zlib
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from autoscaler.errors import TidegateError
+from autoscaler.simulator.requests import LONGEST_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -19,6 +20,8 @@ LONGEST_LINE = 4 * 1024 * 1024
 MOST_LINES = 50_000_000
 """The largest public trace (Azure 2024, one week) has 44 million requests."""
 
+DAY_S = 86400.0
+
 _BINARY = {
     b"PAR1": "Parquet",
     b"PK\x03\x04": "zip",
@@ -30,6 +33,16 @@ _BINARY = {
 }
 _GZIP = b"\x1f\x8b"
 _SHOWN = 60  # characters of a bad value in a message
+
+
+def too_long(seconds: float) -> str:
+    """The complaint that a time lies so many seconds after the trace's time 0, where that is beyond reason; else empty.
+
+    It would otherwise be simulated tick by tick, for hours.
+    """
+    if seconds <= LONGEST_DAYS * DAY_S:
+        return ""
+    return f"is {seconds:g} s after time 0; a trace may last at most {LONGEST_DAYS} days: is the time in seconds?"
 
 
 class BadTrace(TidegateError):  # noqa: N818 - named as it is said

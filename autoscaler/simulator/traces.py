@@ -12,10 +12,10 @@ import numpy as np
 from autoscaler.errors import BadSettings
 from autoscaler.simulator.demand_files import MeanTokens, read_burstgpt_bins, read_demand
 from autoscaler.simulator.mooncake import read_mooncake
-from autoscaler.simulator.requests import DemandSeries, Workload, served
+from autoscaler.simulator.requests import LONGEST_DAYS, DemandSeries, Workload, served
 from autoscaler.simulator.servegen import read_servegen
 from autoscaler.simulator.tables import Ascending, Column, Stamps, Table, header, read_table, tokens
-from autoscaler.simulator.trace_files import BadTrace, title
+from autoscaler.simulator.trace_files import DAY_S, BadTrace, title, too_long
 
 if TYPE_CHECKING:
     from autoscaler.simulator.requests import Counts, Kinds
@@ -159,6 +159,9 @@ def _workload(table: Table, clock: str, prompt: str, output: str, classes: str |
         if arrival_s[0] > 0:
             notes.append(f"time 0 is the first request, at {arrival_s[0]:.6f} s in the file")
         arrival_s = arrival_s - arrival_s[0]
+    if problem := too_long(float(arrival_s[-1])):
+        at = int(np.argmax(arrival_s > LONGEST_DAYS * DAY_S))
+        raise table.bad(at, clock, f"{table.numbers(clock)[at]:.15g}", problem)
     inputs, outputs, repaired = served(np.asarray(table.values[prompt]), np.asarray(table.values[output]))
     notes += repaired
     kind, said = _classes(table, classes)

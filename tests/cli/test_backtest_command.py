@@ -125,7 +125,31 @@ def test_bad_arguments_are_named(tmp_path: Path, arguments: tuple[str, ...], com
     assert complaint in refused(str(file), *arguments)
 
 
+def test_tables_as_people_keep_them_are_the_same_load(tmp_path: Path) -> None:
+    times, values = loads(1.5)
+    rows = [f"{t},{v}" for t, v in zip(times, values, strict=True)]
+    plain = written(tmp_path / "plain.csv", rows)
+    spaced = written(tmp_path / "spaced.csv", [row.replace(",", " , ") for row in rows], "t_s, load ")
+    windows = tmp_path / "windows.csv"
+    windows.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(['"t_s","load"', "", *rows, " ", ","]).encode() + b"\r\n\r\n")
+    packed = tmp_path / "packed.csv"  # gzip that does not say so in its name
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    indexed = tmp_path / "indexed"  # likewise Parquet, its times in the index
+    pd.DataFrame({"load": values}, index=pd.Index(times, name="t_s")).to_parquet(indexed)
+    asked = (*USUAL, "--horizons", "600", "--forecaster", "last-value")
+    found = [said(str(file), *asked) for file in (plain, spaced, windows, packed, indexed)]
+    assert all(scores == found[0] for scores in found)
+
+
+def test_a_row_is_named_by_its_line_where_others_are_blank(tmp_path: Path) -> None:
+    file = written(tmp_path / "load.csv", ["0,1", "", "600,2", "1200,-5"])
+    assert "row 4 (line 5): load '-5'" in refused(str(file), *USUAL)
+    assert "Expected 2 fields in line 3, saw 3" in refused(str(written(file, ["0,1", "600,2,9"])), *USUAL)
+    assert "2 columns have this name" in refused(str(written(file, ["0,1,2"], "t_s,load,load")), *USUAL)
+
+
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+    assert "is a folder" in refused(str(tmp_path), *USUAL)
     assert "no such file" in refused(str(tmp_path / "none.csv"), *USUAL)
     for name in ("broken.csv.gz", "broken.parquet", "broken.csv"):
         (tmp_path / name).write_bytes(b"\x00\xff\x13garbage\n\x88" * 20)

@@ -57,6 +57,14 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     "pools left empty": ("pools:", "1: pools: is empty: must be a list"),
     "no pools": ("pools: []", "1: pools: an empty list is not right: at least one is needed"),
     "negative": (POOL + "loop: {interval_s: -1}", "2: loop.interval_s: -1 is not right: must be above 0"),
+    "ticks no window reaches": (
+        POOL + "loop: {interval_s: 61}",
+        "2: loop.interval_s: 61 is not below source.window_s 60: between two ticks would lie load that nobody saw",
+    ),
+    "ticks as far apart as the window": (
+        POOL + "loop: {interval_s: 30}\nsource: {window_s: 30}",
+        "loop.interval_s: 30 is not below source.window_s 30",
+    ),
     "nan": (POOL + "loop: {interval_s: .nan}", "2: loop.interval_s: nan is not right: must be a finite number"),
     "infinity": (POOL + "plan: {shortage_price: .inf}", "2: plan.shortage_price: inf is not right: must be a finite"),
     "huge": (pool("priority: 99999999999"), "3: pools[0].priority: 99999999999 is not right: must be at most 1000"),

@@ -64,6 +64,29 @@ def test_a_load_that_comes_to_life_after_days_of_nothing_is_covered_from_the_sec
     assert scenes["comes to life"].held(1, since=4 + 1 / 24) > 0.85
 
 
+def test_a_day_ahead_the_bound_is_as_wide_as_the_errors_as_soon_as_there_are_some() -> None:
+    at = np.arange(6 * DAY)
+    noise = np.exp(0.1 * np.random.default_rng(1).standard_normal(len(at)))
+    load = 1000.0 * (1.0 + 0.5 * np.sin(2 * np.pi * at / DAY)) * noise
+    done = backtest(named("ensemble"), load, 600.0, (DAY,), 0.95, 2 * DAY)
+    # Noise of 10 % has its 95 % quantile at exp(0.1 x 1.645) = 1.18. Points miss by 10 to 20 %; a bound of 1.5 is wide.
+    above = done.bounds[2 * DAY : 5 * DAY, 0] / load[3 * DAY :]
+    assert 1.0 < above.mean() < 1.5
+    assert 0.9 < (above >= 1.0).mean() < 1.0
+
+
+@pytest.mark.parametrize("level", [5.0, 0.003, 1e9])
+def test_a_load_that_stands_still_is_covered_by_what_it_is(level: float) -> None:
+    load = np.full(4 * DAY, level)
+    load[3 * DAY] = 20 * level  # one spike, in the last day
+    done = backtest(named("ensemble"), load, 600.0, (1, 6), 0.95, 2 * DAY)
+    for column, horizon in enumerate((1, 6)):
+        # h + 0.95 / 0.05 = h + 19 bins without a change are enough: before the spike, and 26 bins after it.
+        before, after = done.bounds[2 * DAY : 3 * DAY, column], done.bounds[3 * DAY + 26 : -horizon, column]
+        assert min(before.min(), after.min()) >= level
+        assert before.mean() < 1.01 * level
+
+
 def test_no_scene_makes_a_bound_negative_or_infinite(scenes: Scenes) -> None:
     for scene in scenes.values():
         assert np.isfinite(scene.bounds).all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
@@ -12,7 +14,6 @@ import pytest
 from autoscaler.policies.registry import POLICIES
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -109,6 +110,11 @@ def test_list_names_policies_and_knobs(tidegate: Command) -> None:
         (("--profile", "nothing"), "profile 'nothing'"),
         (("--layout", "both"), "colocated or disaggregated"),
         (("--start", "115"), "such as 115,200"),
+        (("--start", "0,0"), "median must be above 0"),
+        (("--start", "200,115"), "not below it"),
+        (("--start", "nan,nan"), "--start nan,nan"),
+        (("--scale", "compress:-1"), "compress:-1: the factor"),
+        (("--scale", "compress:1e-9"), "at most 400 days"),
         (("--min", "5", "--max", "2"), "minimum"),
         (("--plot", "picture.doc"), "must end in .png"),
         (("--plot", "nowhere/picture.png"), "there is no folder nowhere"),
@@ -118,6 +124,35 @@ def test_what_cannot_be_is_refused_with_a_reason(
     arguments: tuple[str, ...], said: str, refused: Callable[..., str], trace: str
 ) -> None:
     assert said in refused("simulate", "--trace", trace, *arguments)
+
+
+def test_a_decision_every_thirty_years_ends_with_the_trace(tidegate: Command, trace: str) -> None:
+    done = tidegate("simulate", "--trace", trace, "--set", "interval_s=1e9", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["finished"] == 120
+
+
+def test_a_single_request_is_not_served_for_nothing(tidegate: Command, tmp_path: Path) -> None:
+    header = "arrival_s,input_tokens,output_tokens\n"
+    (tmp_path / "one.csv").write_text(f"{header}7,500,50\n", encoding="utf-8")
+    (tmp_path / "at_once.csv").write_text(f"{header}0,500,50\n0,500,50\n", encoding="utf-8")
+    # The first lasts 7 s, the second none; both are counted as 15 s: one A100 for 15 s, 240 of which are an hour.
+    for name, policy in (("one", "static-mean"), ("at_once", "static-mean"), ("at_once", "oracle")):
+        done = tidegate("simulate", "--trace", f"{name}.csv", "--policy", policy, "--json")
+        found = json.loads(done.stdout)
+        assert found["gpu_hours"] == pytest.approx(1 / 240)
+        assert found["cost_per_million_tokens"] > 0
+        assert any("counted as 15 s" in note for note in found["notes"])
+
+
+def test_a_reader_that_leaves_is_no_failure(tidegate_path: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # before the first byte: every write meets a pipe that nobody reads
+    with os.fdopen(writing, "wb") as out:
+        done = subprocess.run(
+            [tidegate_path, "compare", "--list"], stdout=out, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(
