@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def critical_ratio(rung: SupplyRules, rule: RoleRules, stabilise_s: float) -> float:
     """The newsvendor's ratio for one replica of a role from one rung, 0..1."""
     running = rung.price_per_gpu_hour * rule.gpus
-    short = max(rule.shortage_price - running, 0.0) * rung.lead_s
+    lasts_s = rung.lead_s if rung.short_s is None else rung.short_s
+    short = max(rule.shortage_price - running, 0.0) * lasts_s
     idle = running * max(rung.commitment_s, stabilise_s) + rung.one_off_price * rule.gpus * 3600.0
     return short / (short + idle) if short + idle > 0 else 1.0
 
@@ -33,6 +34,8 @@ def tier_quantile(rung: SupplyRules, rule: RoleRules, rules: Rules) -> tuple[flo
     ratio = critical_ratio(rung, rule, rules.guards.stabilise_down_s)
     quantile = min(max(ratio, rules.least_quantile), rules.most_quantile)
     words = f"a replica lacking against one idle gives {ratio:.0%}"
+    if rung.short_s is not None:
+        words += f", lacking {rung.short_s:.0f} s until training's GPUs serve"
     if quantile != ratio:
         words += f", {'at least' if quantile > ratio else 'at most'} {quantile:.0%}"
     return quantile, words

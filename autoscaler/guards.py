@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,11 @@ class Standing:
         minimum, maximum: bounds.
         blind: why the role cannot be judged, or None. pool_blind: why another role of its pool cannot, or None.
         partial: why some of its replicas are not heard, or None. pool_partial: the same of another role of its pool.
+        arriving: replicas that have only just arrived and are not heard yet, for no other reason. pool_heard: share of
+            another role's replicas that are heard, where the others have only just arrived.
         recent_plans: highest plan within `stabilise_down_s`, this tick's included; None before the first.
         last_plans: the same within `hold_s`. soon: what the load may reach within `stabilise_down_s`; None: unknown.
+        awaited: training waits for GPUs that it would get if the role fell to `last_plans`.
         watched_s: for how long the role has been judged without a gap; less than `stabilise_down_s` is young.
     """
 
@@ -54,58 +61,66 @@ class Standing:
     pool_blind: str | None = None
     pool_partial: str | None = None
     partial: str | None = None
+    arriving: int = 0
+    pool_heard: float = 1.0
     recent_plans: int | None = None
     last_plans: int | None = None
     soon: int | None = None
+    awaited: bool = False
     watched_s: float = 0.0
 
 
 def _held(standing: Standing, plan: int, rules: GuardRules) -> tuple[int, str, str] | None:
-    """The first reason not to shrink to `plan`: (what to hold at, guard's name, sentence); None when it is fine."""
+    """The strongest reason not to shrink to `plan`: (what to hold at, guard's name, sentence); None when it is fine."""
     base = standing.base
+    reasons: list[tuple[int, str, str]] = []
+    if standing.pool_blind is not None:
+        reasons.append((base, "pool-blind", f"{standing.pool_blind} is blind, so this role does not shrink either"))
+    if standing.partial is not None:
+        reasons.append((base, "partial", standing.partial))
+    if standing.pool_partial is not None:
+        reasons.append((base, "pool-partial", standing.pool_partial))
+    # a first look never shrinks, however short the stabilisation: it may be the first after a restart
+    if standing.watched_s <= 0 or standing.watched_s < rules.stabilise_down_s:
+        watched = f"watched for {standing.watched_s:.0f} s, shrinks after {rules.stabilise_down_s:.0f} s"
+        reasons.append((base, "young", watched))
     recent, why = _recent(standing, plan, rules)
-    reasons = (
-        (
-            standing.pool_blind is not None,
-            (
-                base,
-                "pool-blind",
-                f"held at {base}: {standing.pool_blind} is blind, so this role does not shrink either",
-            ),
-        ),
-        (standing.partial is not None, (base, "partial", f"held at {base}: {standing.partial}")),
-        (standing.pool_partial is not None, (base, "pool-partial", f"held at {base}: {standing.pool_partial}")),
-        (
-            # a first look never shrinks, however short the stabilisation: it may be the first after a restart
-            standing.watched_s <= 0 or standing.watched_s < rules.stabilise_down_s,
-            (
-                base,
-                "young",
-                f"held at {base}: watched for {standing.watched_s:.0f} s, shrinks after {rules.stabilise_down_s:.0f} s",
-            ),
-        ),
-        (
-            recent > plan,
-            (
-                min(base, recent),
-                "stabilise",
-                f"held at {min(base, recent)}: {why}",
-            ),
-        ),
-    )
-    return next((held for applies, held in reasons if applies), None)
+    reasons.append((recent, "stabilise", why))
+    reasons.extend(_arriving(standing, plan))
+    count, name, words = max(reasons, key=lambda reason: min(base, reason[0]))
+    count = min(base, count)
+    return (count, name, f"held at {count}: {words}") if count > plan else None
+
+
+def _arriving(standing: Standing, plan: int) -> Iterator[tuple[int, str, str]]:
+    """What replicas that have only just arrived are held for: each may be as busy as it can be, unheard.
+
+    The plan is what the heard ones' load needs. A neighbour that is heard in part has told this role that part of what
+    is coming.
+    """
+    if standing.arriving:
+        yield plan + standing.arriving, "arriving", f"{standing.arriving} have only just arrived and are not heard yet"
+    if 0 < standing.pool_heard < 1.0:
+        words = f"of another role of the pool {standing.pool_heard:.0%} are heard, the rest has only just arrived"
+        yield math.ceil(plan / standing.pool_heard - 1e-9), "arriving", words
 
 
 def _recent(standing: Standing, plan: int, rules: GuardRules) -> tuple[int, str]:
-    """Down to where the wish may fall at once, and why no lower."""
+    """Down to where the wish may fall at once, and why no lower.
+
+    GPUs that training waits for are not kept for a load that may come: it loses for certain what serving may need.
+    """
     long = standing.recent_plans if standing.recent_plans is not None else plan
     window = f"as many were wanted within {rules.stabilise_down_s:.0f} s"
     short = standing.last_plans if standing.last_plans is not None else long
+    lately = f"as many were wanted within {rules.hold_s:.0f} s"
+    if standing.awaited and short < long:
+        return short, lately
     if standing.soon is None or rules.hold_s >= rules.stabilise_down_s or max(short, standing.soon) >= long:
         return long, window
     if standing.soon > short:
         return standing.soon, f"the load may need as many again within {rules.stabilise_down_s:.0f} s"
-    return short, f"as many were wanted within {rules.hold_s:.0f} s"
+    return short, lately
 
 
 def _limited(base: int, wish: int, rules: GuardRules) -> tuple[int, str, str] | None:

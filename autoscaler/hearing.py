@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from autoscaler.model import Role
@@ -38,9 +39,25 @@ def _unmeasured(told: RoleObservation) -> str | None:
     return f"its engines report no {' nor '.join(missing)} tokens/s" if missing else None
 
 
-def why_partial(told: RoleObservation | None) -> str | None:
-    """Why only part of the role is heard; None when all of it is."""
-    if told is None or told.reporting == 0:
+def arriving(told: RoleObservation | None, known: RoleMemory) -> int:
+    """Replicas without rates that have only just arrived; 0 where any other may be among those that are not heard.
+
+    A replica needs two samples within the window before it has rates. That many replicas arrived within the last one
+    is known from the counts of ready ones; a restart knows of none.
+    """
+    if told is None or told.reporting == 0 or told.stale or told.ready is None:
+        return 0
+    each = max(told.engines_per_replica, 1)
+    missing = math.ceil(max(told.ready * each, told.reporting) / each - told.rate_engines / each)
+    if missing <= 0:
+        return 0
+    came = told.ready - min((count for _, count in known.counts), default=told.ready)
+    return missing if missing <= came else 0
+
+
+def why_partial(told: RoleObservation | None, known: RoleMemory) -> str | None:
+    """Why only part of the role is heard; None when all of it is, but for replicas that have only just arrived."""
+    if told is None or told.reporting == 0 or arriving(told, known):
         return None
     heard = told.reporting // max(told.engines_per_replica, 1)
     if told.ready is not None and heard < told.ready:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 TOLD_AGAIN_S = 7200.0
 """A start is not believed to be new once it is so old: its name may be forgotten."""
 MOST_TOGETHER = 64
+USUAL_TOGETHER = 8
+"""More at once than this, and than ever started at once, is not reckoned with: sources that are shared are mostly a
+node's (`weight_bandwidth` of the lead times' table), which has eight GPUs. Twenty at once, of which nothing was known
+but the prior's exponent, were expected in 440 to 540 s where they took 100 to 190, and twice as many ordered."""
 SHARES: Mapping[Tier, Mapping[Step, tuple[float, float, float]]] = {
     Tier.START: {
         Step.SCHEDULE: (0.07, 2.1, 0.0),
@@ -100,7 +104,10 @@ def learned(known: LeadTimes, starts: Iterable[Start], at: float, supply: Iterab
         for step, seconds in _parts(start, steps).items():
             before = steps.get((start.tier, step), Durations())
             lead = leads.get(start.tier, start.served_at - start.asked_at)
-            steps[start.tier, step] = saw(before, _prior(start.tier, step, lead), seconds, _together(start.together))
+            # GPUs that come twenty at a time are waited for longer, not shared: that taught an exponent of 2 once, and
+            # lead times of 50 minutes
+            together = 1 if step is Step.NODE else _together(start.together)
+            steps[start.tier, step] = saw(before, _prior(start.tier, step, lead), seconds, together)
     counted = (*((name, served) for name, served in known.counted if served >= at - TOLD_AGAIN_S),)
     return LeadTimes(steps, (*counted, *((start.name, start.served_at) for start in fresh)))
 
@@ -153,7 +160,8 @@ def lead(known: LeadTimes, rung: SupplyRules, quantile: float, together: int = 1
             return Lead(rung.lead_s, "configured")
         seconds = predicted(Durations(), DurationPrior(rung.lead_s, rung.lead_s * rung.spread)).quantile(quantile)
         return Lead(seconds, f"p{quantile * 100:.0f} of the configured {rung.lead_s:.0f} s, no start seen yet")
-    seconds = whole(steps, quantile, _together(together))
+    most = max((math.exp(max(known.together, default=0.0)) for known, _ in steps), default=1.0)
+    seconds = whole(steps, quantile, min(_together(together), max(USUAL_TOGETHER, round(most))))
     seen = known.starts(rung.tier)
     of = f"of {seen} starts" if seen else "by the steps of other tiers' starts"
     return Lead(seconds, f"p{quantile * 100:.0f} {of}")
@@ -199,12 +207,16 @@ def with_learned_leads(rules: Rules, memory: Memory) -> Rules:
             roles.setdefault(rule.accelerator, []).append(known)
     if not roles and all(rung.spread <= 1.0 for rung in rules.supply):
         return rules
-    supply = []
+    supply: list[SupplyRules] = []
     for rung in rules.supply:
         able = roles.get(rung.accelerator, [])
         leads = [lead(known.leads, rung, rules.lead_quantile, known.under_way) for known in able]
         longest = max(leads, key=lambda each: each.seconds, default=None)
         if longest is None:
             longest = lead(LeadTimes.none(), rung, rules.lead_quantile)
+        if rung.tier is Tier.PREEMPT:
+            # what has to be taken first never serves sooner than what is free, whatever few starts have taught
+            free = (one for one in supply if one.accelerator == rung.accelerator and one.tier is Tier.START)
+            longest = max(longest, *(Lead(one.lead_s, one.lead_basis) for one in free), key=lambda each: each.seconds)
         supply.append(replace(rung, lead_s=longest.seconds, lead_basis=longest.basis))
     return replace(rules, supply=tuple(supply))

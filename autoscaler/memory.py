@@ -80,6 +80,7 @@ class RoleMemory:
         plans: (when, planned) within the stabilisation window.
         judged_since, judged_at: first and last tick of the present unbroken run of ticks at which it could be judged.
         leads: what its starts have taught. under_way: replicas starting at once, at least 1.
+        counts: (when, ready replicas) within the window, this tick's included; only those that were told.
         kept: how far the bounds planned for were kept, by tier.
     """
 
@@ -99,6 +100,7 @@ class RoleMemory:
     judged_at: float | None = None
     leads: LeadTimes = field(default_factory=LeadTimes.none)
     under_way: int = 1
+    counts: tuple[tuple[float, int], ...] = ()
     kept: tuple[Kept, ...] = ()
 
     @property
@@ -171,7 +173,10 @@ def saw(memory: Memory, seen: Observation, rules: Rules) -> Memory:
 
 
 def _saw_starts(known: RoleMemory, told: RoleObservation, rule: RoleRules, rules: Rules, at: float) -> RoleMemory:
-    """With what the replicas that came up have taught of lead times, and how many are starting now."""
+    """With what the replicas that came up have taught of lead times, how many are starting now, how many are ready."""
+    if told.ready is not None:
+        recent = tuple(each for each in known.counts if at - rules.window_s <= each[0] < at)
+        known = replace(known, counts=(*recent, (at, told.ready)))
     under_way = max(1, (told.replicas or 0) - (told.ready or 0))
     if not told.starts and under_way == known.under_way:
         return known

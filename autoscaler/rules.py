@@ -52,6 +52,7 @@ class SupplyRules:
         lead_s: median from the order to the first token, before any start was seen.
         spread: 90th percentile over the median; 1 for a lead time that is taken as it stands.
         commitment_s: what it gives is paid for at least so long.
+        short_s: how long a shortage lasts that this rung has no GPUs against; None: its own lead time (`scarcity`).
     """
 
     tier: Tier
@@ -63,6 +64,7 @@ class SupplyRules:
     spread: float = 1.0
     commitment_s: float = 0.0
     lead_basis: str = "configured"
+    short_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

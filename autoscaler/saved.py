@@ -104,6 +104,7 @@ def _role(saved: dict[str, Any]) -> RoleMemory:
         desired=None if (desired := saved.pop("desired")) is None else _whole(desired),
         leads=_leads(leads) if (leads := saved.pop("leads", None)) is not None else LeadTimes.none(),
         under_way=max(1, _whole(saved.pop("under_way", 1))),
+        counts=tuple((_real(at), _whole(count)) for at, count in saved.pop("counts", ())),
         kept=tuple(_kept(kept) for kept in saved.pop("kept", ())),
         plans=tuple((_real(at), _whole(count)) for at, count in saved.pop("plans")),
         **_each(saved, _real),

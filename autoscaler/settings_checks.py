@@ -36,6 +36,12 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _unsplit(settings)
     if settings.source.kind == "scrape" and not settings.source.scrape.targets and not settings.source.scrape.file_sd:
         yield "source.scrape: source.kind is scrape, but neither targets nor file_sd says what to scrape; give one"
+    if settings.loop.interval_s >= settings.source.window_s:
+        yield (
+            f"loop.interval_s: {settings.loop.interval_s:g} is not below source.window_s {settings.source.window_s:g}: "
+            "between two ticks would lie load that nobody saw, and nothing would ever shrink; tick more often, or give "
+            "a longer window"
+        )
     if settings.serving.hard_age_s <= settings.loop.interval_s:
         yield (
             f"serving.hard_age_s: {settings.serving.hard_age_s:g} is not above loop.interval_s "

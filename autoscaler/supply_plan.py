@@ -102,6 +102,28 @@ def _held(demands: Mapping[RoleKey, RoleDemand], counts: Mapping[RoleKey, Standi
     return held
 
 
+def awaited(
+    seen: Observation, rules: Rules, counts: Mapping[RoleKey, Standing], least: Mapping[RoleKey, int]
+) -> frozenset[str]:
+    """Accelerators of which the roles hold GPUs that a whole gang waits for, and would get if they fell to `least`.
+
+    A gang comes back as a whole or not at all: GPUs that leave it short of its own are better kept. Where it fits
+    beside all that is asked for, it comes back anyway. Example: 10 GPUs of our own and 16 of a gang; with 12 replicas
+    it cannot come back, with 10 it can.
+    """
+    found = set()
+    for stock in seen.stocks:
+        waiting = [one.gpus for one in seen.supply.lent if one.accelerator == stock.accelerator] if seen.supply else []
+        if stock.free is None or not waiting:
+            continue
+        roles = [rule for rule in rules.roles if rule.accelerator == stock.accelerator]
+        held = sum(rule.gpus * counts[rule.key].base for rule in roles)
+        kept = sum(rule.gpus * least[rule.key] for rule in roles)
+        if any(held > stock.free - gang >= kept for gang in waiting):
+            found.add(stock.accelerator)
+    return frozenset(found)
+
+
 def _pool(rule: RoleRules, demand: RoleDemand, counts: Standing, rules: Rules) -> Pool:
     """A role's demand in whole replicas (head-room included), one unit of capacity each."""
     price = min((r.price_per_gpu_hour for r in rules.supply if r.accelerator == rule.accelerator), default=1.0)

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from autoscaler.demand import RoleDemand, needed_soon, pool_demands
 from autoscaler.foresight import promised, said
 from autoscaler.guards import Standing, guarded
-from autoscaler.hearing import why_blind, why_partial
+from autoscaler.hearing import arriving, why_blind, why_partial
 from autoscaler.leadtimes import with_learned_leads
 from autoscaler.memory import Memory, RoleMemory, saw
 from autoscaler.model import Decision, PlanEvidence, Role, RoleDecision, RoleKey, Take, Tier
-from autoscaler.supply_plan import supply_plan
+from autoscaler.scarcity import with_scarce_stock
+from autoscaler.supply_plan import awaited, supply_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,8 +31,22 @@ if TYPE_CHECKING:
     from optimizer import Plan, PoolPlan
 
 
-Unheard = Mapping[tuple[str, str], Mapping[RoleKey, str]]
-"""By pool: the roles that are not, or not wholly, heard, and why."""
+Reasons = Mapping[tuple[str, str], Mapping[RoleKey, str]]
+"""By pool: the roles to which something applies, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """The roles that are not heard, those heard in part, and by role the replicas that have only just arrived."""
+
+    blind: Reasons
+    partial: Reasons
+    arriving: Mapping[RoleKey, int]
+
+    def share_heard(self, key: RoleKey, ready: int | None) -> float:
+        """Share of a role's replicas that are heard, where the others have only just arrived; else 1."""
+        new = self.arriving.get(key, 0)
+        return max(ready - new, 1) / ready if new and ready else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +127,7 @@ def tick(
     """
     ended(Stage.OBSERVE)
     memory = saw(memory, seen, rules)
-    rules = with_learned_leads(rules, memory)
+    rules = with_scarce_stock(with_learned_leads(rules, memory), seen, memory)
     told = {role.key: role for role in seen.roles}
     blind = {rule.key: why_blind(told.get(rule.key), seen, memory.of(rule.key)) for rule in rules.roles}
     counts = {rule.key: count(told.get(rule.key), memory.of(rule.key), rules, seen.at) for rule in rules.roles}
@@ -121,14 +136,16 @@ def tick(
     ended(Stage.FORECAST)
     made = Planned.of(supply_plan(demands, counts, seen, rules))
     ended(Stage.PLAN)
-    blind_in = _by_pool(blind)
-    partial_in = _by_pool({rule.key: why_partial(told.get(rule.key)) for rule in rules.roles})
+    unheard = _unheard(rules, told, memory, blind)
+    freed = _awaited(seen, rules, counts, memory, made)
     decided = []
     remembered = dict(memory.roles)
     for rule in rules.roles:
         known = _judged(memory.of(rule.key), made.target(rule.key), rules, seen.at)
-        standing = _standing(rule, counts[rule.key], (blind_in, partial_in), known, seen.at)
-        standing = _watching(standing, made.target(rule.key), known, rule, rules, seen.at)
+        standing = _standing(rule, counts, unheard, known, seen.at)
+        standing = _watching(
+            standing, made.target(rule.key), known, rule, rules, seen.at, awaited=rule.accelerator in freed
+        )
         one = _decide(rule, demands.get(rule.key), counts[rule.key], made, standing, rules)
         one = replace(one, sampled_at=told[rule.key].sampled_at if rule.key in told else None)
         decided.append(one)
@@ -183,7 +200,34 @@ def _judged(known: RoleMemory, planned: int | None, rules: Rules, at: float) -> 
     return replace(known, judged_since=since, judged_at=at, plans=(*kept, (at, planned)))
 
 
-def _by_pool(reasons: Mapping[RoleKey, str | None]) -> Unheard:
+def _unheard(
+    rules: Rules, told: Mapping[RoleKey, RoleObservation], memory: Memory, blind: Mapping[RoleKey, str | None]
+) -> Unheard:
+    """Who is not, or not wholly, heard."""
+    partial, new = {}, {}
+    for rule in rules.roles:
+        known = memory.of(rule.key)
+        partial[rule.key] = why_partial(told.get(rule.key), known)
+        new[rule.key] = arriving(told.get(rule.key), known)
+    return Unheard(_by_pool(blind), _by_pool(partial), {key: count for key, count in new.items() if count})
+
+
+def _awaited(
+    seen: Observation, rules: Rules, counts: Mapping[RoleKey, Counts], memory: Memory, made: Planned
+) -> frozenset[str]:
+    """Accelerators of which training waits for GPUs that it gets if every role falls to its plans of `hold_s`."""
+    if seen.supply is None or not seen.supply.lent:
+        return frozenset()
+    since = seen.at - rules.guards.hold_s
+    least = {}
+    for rule in rules.roles:
+        planned, base = made.target(rule.key), counts[rule.key].base
+        lately = (number for when, number in memory.of(rule.key).plans if when >= since)
+        least[rule.key] = base if planned is None else min(base, max((planned, rule.minimum, *lately)))
+    return awaited(seen, rules, counts, least)
+
+
+def _by_pool(reasons: Mapping[RoleKey, str | None]) -> Reasons:
     """The roles with a reason, by their pool; pools without any are left out."""
     found: dict[tuple[str, str], dict[RoleKey, str]] = {}
     for key, why in reasons.items():
@@ -193,32 +237,43 @@ def _by_pool(reasons: Mapping[RoleKey, str | None]) -> Unheard:
 
 
 def _standing(
-    rule: RoleRules, counts: Counts, unheard: tuple[Unheard, Unheard], known: RoleMemory, at: float
+    rule: RoleRules, counts: Mapping[RoleKey, Counts], unheard: Unheard, known: RoleMemory, at: float
 ) -> Standing:
-    """How the role stands; `unheard` holds the blind and the partly heard roles."""
+    """How the role stands."""
     pool = (rule.key.namespace, rule.key.pool)
-    blind, partial = (reasons.get(pool, {}) for reasons in unheard)
+    blind, partial = unheard.blind.get(pool, {}), unheard.partial.get(pool, {})
+    others = (replace(rule.key, role=role) for role in Role if role is not rule.key.role) if unheard.arriving else ()
     return Standing(
-        base=counts.base,
+        base=counts[rule.key].base,
         minimum=rule.minimum,
         maximum=rule.maximum,
         blind=blind.get(rule.key),
         pool_blind=next((str(key) for key in blind if key != rule.key), None),
         partial=partial.get(rule.key),
         pool_partial=next((f"of {key} {why}" for key, why in partial.items() if key != rule.key), None),
+        arriving=unheard.arriving.get(rule.key, 0),
+        pool_heard=min((unheard.share_heard(key, counts[key].ready) for key in others if key in counts), default=1.0),
         recent_plans=max((count for _, count in known.plans), default=None),
         watched_s=at - known.judged_since if known.judged_since is not None else 0.0,
     )
 
 
 def _watching(
-    standing: Standing, planned: int | None, known: RoleMemory, rule: RoleRules, rules: Rules, at: float
+    standing: Standing,
+    planned: int | None,
+    known: RoleMemory,
+    rule: RoleRules,
+    rules: Rules,
+    at: float,
+    *,
+    awaited: bool,
 ) -> Standing:
     """With what a shrinkage must leave: asked only where one is planned, for it costs as much as a forecast."""
     if planned is None or planned >= standing.base or rules.guards.hold_s >= rules.guards.stabilise_down_s:
         return standing
     lately = max((count for when, count in known.plans if when >= at - rules.guards.hold_s), default=None)
-    return replace(standing, last_plans=lately, soon=needed_soon(known, rule, rules))
+    soon = None if awaited else needed_soon(known, rule, rules)
+    return replace(standing, last_plans=lately, soon=soon, awaited=awaited)
 
 
 def _decide(

@@ -49,6 +49,50 @@ def test_replicas_not_heard_stop_shrinking_but_not_growing() -> None:
     assert guarded(12, one, RULES) == (12, ())
 
 
+@pytest.mark.parametrize(
+    ("arriving", "recent", "wish", "guard"),
+    [
+        # 3 are needed by those that are heard, 4 may each be as busy as they can be
+        (4, None, 7, "arriving"),
+        (4, 5, 7, "arriving"),
+        (4, 9, 9, "stabilise"),
+        (9, None, 10, "arriving"),
+        (0, None, 5, "rate"),
+    ],
+)
+def test_new_replicas_are_held_for_and_no_others(arriving: int, recent: int | None, wish: int, guard: str) -> None:
+    found, said = guarded(3, standing(arriving=arriving, recent_plans=recent), RULES)
+    assert (found, names(said)) == (wish, [guard])
+
+
+@pytest.mark.parametrize(("heard", "wish"), [(1.0, 6), (0.75, 8), (0.5, 10), (0.01, 10)])
+def test_a_neighbour_heard_in_part_has_told_part_of_what_is_coming(heard: float, wish: int) -> None:
+    """6 are needed by what three quarters of the neighbour tell: 6 / 0.75 = 8."""
+    assert guarded(6, standing(pool_heard=heard), RULES)[0] == wish
+
+
+@pytest.mark.parametrize(
+    ("awaited", "last", "soon", "wish"),
+    [
+        (False, 7, 9, 9),
+        (False, 7, None, 10),
+        (True, 7, 9, 7),
+        (True, 7, None, 7),
+        (True, 12, 9, 10),
+        (True, None, 9, 10),
+    ],
+)
+def test_gpus_that_training_waits_for_are_not_kept_for_a_load_that_may_come(
+    awaited: bool,
+    last: int | None,
+    soon: int | None,
+    wish: int,
+) -> None:
+    """12 were planned within 300 s, 7 within 60 s, 6 now; the load may need 9 once more."""
+    one = standing(recent_plans=12, last_plans=last, soon=soon, awaited=awaited)
+    assert guarded(6, one, RULES)[0] == wish
+
+
 @pytest.mark.parametrize(("watched", "wish"), [(0.0, 10), (299.0, 10), (300.0, 7)])
 def test_young_until_the_stabilisation_window_was_watched(watched: float, wish: int) -> None:
     assert guarded(7, standing(watched_s=watched), RULES)[0] == wish

@@ -122,3 +122,42 @@ def test_damaged_leads_are_refused(damage: dict[str, object]) -> None:
     plain["roles"][str(key(Role.PREFILL))]["leads"]["steps"]["start/registration"] |= damage
     with pytest.raises(ValueError, match="where"):
         from_saved(plain)
+
+
+def test_waiting_for_gpus_is_not_shared_by_those_that_wait() -> None:
+    """Sixteen GPUs of a gang took 120 s to come, single ones 10 s: of the next sixteen that is no sixteenfold wait."""
+    preempt = SupplyRules(Tier.PREEMPT, "gpu", 160.0, 2.5, spread=1.87)
+    alone = tuple(Start(f"a{i}", Tier.PREEMPT, T0 - 60, T0, ((Step.NODE, 10.0), (Step.ENGINE, 50.0))) for i in range(8))
+    many_ = tuple(
+        Start(f"b{i}", Tier.PREEMPT, T0 - 170, T0 + 0.5, ((Step.NODE, 120.0), (Step.ENGINE, 50.5)), together=16)
+        for i in range(8)
+    )
+    known = learned(NONE, (*alone, *many_), T0 + 1, (RUNG, preempt))
+    assert set(known.steps[Tier.PREEMPT, Step.NODE].together) == {0.0}
+    assert lead(known, preempt, 0.9, together=16).seconds < 120.0 + 50.5 + 60.0
+
+
+def test_more_at_once_than_ever_is_not_reckoned_with_beyond_a_nodes_gpus() -> None:
+    """One start alone, of which 12 s went to weights: what 40 at once would take, nothing has shown yet."""
+    known = learned(NONE, (start("a", 60.0, weights=12.0, engine=48.0),), T0, (RUNG,))
+    alone, eight = (lead(known, RUNG, 0.9, together).seconds for together in (1, 8))
+    assert alone < eight == lead(known, RUNG, 0.9, together=40).seconds
+    crowd = tuple(
+        Start(f"c{i}", Tier.START, T0 - 90, T0, ((Step.WEIGHTS, 40.0), (Step.ENGINE, 50.0)), together=20)
+        for i in range(6)
+    )
+    known = learned(known, crowd, T0, (RUNG,))
+    twenty = lead(known, RUNG, 0.9, together=20).seconds
+    assert lead(known, RUNG, 0.9, together=8).seconds < twenty == lead(known, RUNG, 0.9, together=40).seconds
+
+
+def test_what_must_be_taken_first_is_never_expected_sooner_than_what_is_free() -> None:
+    """Free GPUs took 300 s; of training's, one start of 40 s is known, which says little of the next."""
+    given = replace(
+        rules(role_rules(Role.PREFILL)),
+        supply=(replace(RUNG, lead_s=60.0), SupplyRules(Tier.PREEMPT, "gpu", 105.0, 2.5, spread=1.9)),
+    )
+    told = replace(prefill(3000.0), starts=(*many([300.0] * 20), *many([40.0] * 20, Tier.PREEMPT)))
+    decision, _ = tick(at(0.0, told), Memory(), given)
+    leads = {one.tier: one.lead_s for one in decision.roles[0].foreseen}
+    assert leads[Tier.PREEMPT] == leads[Tier.START] == pytest.approx(300.0, rel=0.2)

@@ -133,7 +133,12 @@ def standings(draw: st.DrawFn) -> Standing:
         blind=draw(reason),
         pool_blind=draw(reason),
         partial=draw(reason),
+        arriving=draw(st.integers(0, 20)),
+        pool_heard=draw(st.just(1.0) | st.floats(0.01, 1)),
         recent_plans=draw(st.none() | st.integers(0, 150)),
+        last_plans=draw(st.none() | st.integers(0, 150)),
+        soon=draw(st.none() | st.integers(0, 150)),
+        awaited=draw(st.booleans()),
         watched_s=draw(st.floats(0, 1000)),
     )
 
@@ -154,6 +159,15 @@ def test_whoever_cannot_see_enough_never_shrinks(plan: int, standing: Standing, 
     unsure = standing.blind or standing.pool_blind or standing.partial or standing.watched_s <= 0
     if unsure or standing.watched_s < given_rules.stabilise_down_s:
         assert guarded(plan, standing, given_rules)[0] >= min(standing.base, standing.maximum)
+
+
+@some
+@given(st.integers(0, 200), standings(), guard_rules)
+def test_new_replicas_are_kept_beside_those_that_are_needed(
+    plan: int, standing: Standing, given_rules: GuardRules
+) -> None:
+    floor = min(standing.base, plan + standing.arriving, standing.maximum)
+    assert guarded(plan, standing, given_rules)[0] >= min(floor, standing.base)
 
 
 @some
