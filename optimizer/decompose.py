@@ -12,25 +12,28 @@ problem gives the same plan on every machine.
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from optimizer.batch import Batch, batched
 from optimizer.ladder import Held
 from optimizer.master import Master
 from optimizer.pricing import Pricer
-from optimizer.settle import Choice, Settled, Settling
+from optimizer.settle import Choice, Settled, Settling, alike, shared_out
 from optimizer.units import kinds_of, units
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from optimizer.model import Model
     from optimizer.point import Open, Serving
-    from optimizer.pricing import Path
+    from optimizer.pricing import Path, Prices
     from optimizer.solve import Limits
+    from optimizer.units import Unit
 
     Floats = NDArray[np.float64]
 
@@ -38,16 +41,23 @@ SMOOTHING = 0.5
 MOST_ROUNDS = 40
 SHARE_OF_TIME = 0.3
 """Of the time limit, for finding prices."""
-SECONDS_PER_UNIT = 0.0001
-SECONDS_PER_STATE = 4e-8
-"""Of one period, both: measured at 2.1 GHz; they only have to be of the right order."""
+SECONDS_PER_UNIT = 0.0002
+SECONDS_PER_STATE = 2e-8
+"""Of one period: both measured at 2.1 GHz; they only have to be of the right order."""
 MOST_STATES = 30_000_000
 """Of all units in all periods: 240 MB, and half a minute for ten rounds."""
-CLOSE = 0.2
+CLOSE = 0.1
 """Prices are good enough once the bound is this share of the wanted gap from what the master program costs."""
+LITTLE = 0.01
+"""Share of the wanted gap by which a round without new paths has to raise the bound to be worth another."""
 SPARE = 0.1
 """Share of the wanted gap that the last step leaves to rounding."""
 TINY = 1e-6
+HALF = 0.5
+FIRST = 2
+"""Paths of each unit with which the master program begins."""
+SHARE_TO_DECIDE = 0.08
+"""Of the time limit, for giving units their paths one after the other."""
 MOST_CHOICES = 400
 """Paths among which the last step chooses, beside those that the units follow already."""
 SHARE_TO_SETTLE = 0.1
@@ -63,11 +73,29 @@ class Apart(NamedTuple):
     guide: tuple[Serving, Open] | None
 
 
-def _affordable(pricers: Sequence[Pricer], limits: Limits, share: float) -> int:
-    """Rounds of pricing in a share of the time limit."""
-    states = sum(worth.size for pricer in pricers for worth in pricer.worth)
-    seconds = SECONDS_PER_UNIT * sum(len(pricer.worth) for pricer in pricers) + SECONDS_PER_STATE * states
-    return min(MOST_ROUNDS, int(limits.time_s * share / seconds))
+class _Pricing:
+    """Prices of all units together: their bound, and paths worth adding."""
+
+    def __init__(self, model: Model, found: Sequence[Unit], rows: Mapping[int, int]) -> None:
+        self.pricers = [Pricer(model, unit, rows) for unit in found]
+        self.batches = [Batch(model, found, some, rows) for some in batched(found, len(model.ladder.points))]
+
+    def cheapest(self, prices: Prices) -> tuple[float, list[tuple[int, Path]]]:
+        """The least that all units cost at these prices, and paths near it that were not named before, by unit."""
+        total = 0.0
+        paths: list[tuple[int, Path]] = []
+        for batch in self.batches:
+            least, counts = batch.cheapest(prices)
+            total += float(least.sum())
+            for n, mine in zip(batch.numbers, counts.tolist(), strict=True):
+                paths.extend((n, path) for path in self.pricers[n].paths(tuple(map(tuple, mine)), prices))
+        return total, sorted(paths, key=itemgetter(0))
+
+    def rounds(self, limits: Limits, share: float) -> int:
+        """Rounds of pricing in a share of the time limit."""
+        entries = sum(worth.size for batch in self.batches for worth in batch.worth)
+        seconds = SECONDS_PER_UNIT * len(self.pricers) + SECONDS_PER_STATE * entries
+        return min(MOST_ROUNDS, int(limits.time_s * share / seconds))
 
 
 def _begin(model: Model, pricers: Sequence[Pricer], serving: Serving) -> list[tuple[int, Path]]:
@@ -83,29 +111,27 @@ def _begin(model: Model, pricers: Sequence[Pricer], serving: Serving) -> list[tu
             if way.held is Held.SOURCE:
                 new[way.variant] = [a + b for a, b in zip(new[way.variant], serving[w], strict=True)]
         found.append((n, pricer.priced(kept, tuple(map(tuple, new)))))
-    return found
+    return [*found, *((n, pricer.bare()) for n, pricer in enumerate(pricers))]
 
 
-def _converged(master: Master, pricers: Sequence[Pricer], rounds: int, limits: Limits) -> float:
+def _converged(master: Master, pricing: _Pricing, limits: Limits) -> float:
     """Add paths until prices are good enough; the best bound proven on the way."""
     best, centre = -np.inf, None
     exact = False
-    for _ in range(rounds):
+    for _ in range(pricing.rounds(limits, SHARE_OF_TIME)):
         found = master.relaxed(limits.time_s)
         if found is None:
             break
         cost, duals = found[0], found[1]
         at = duals if centre is None or exact else SMOOTHING * centre + (1.0 - SMOOTHING) * duals
-        prices, bound = master.prices(at), master.own_bound(at)
-        paths: list[tuple[int, Path]] = []
-        for n, pricer in enumerate(pricers):
-            least, counts = pricer.cheapest(prices)
-            bound += least
-            paths.extend((n, path) for path in pricer.paths(counts, prices))
+        least, paths = pricing.cheapest(master.prices(at))
+        bound = least + master.own_bound(at)
+        wanted = max(limits.gap, 1e-6) * abs(cost)
+        risen = bound > best + wanted * LITTLE
         if bound > best:
             best, centre = bound, at
         added = master.add(paths)
-        if cost - best <= max(limits.gap, 1e-6) * CLOSE * abs(cost) or (not added and exact):
+        if cost - best <= wanted * CLOSE or (not added and exact and not risen):
             break
         exact = not added
     return float(best)
@@ -129,27 +155,89 @@ def _choices(master: Master, limits: Limits) -> dict[int, Choice] | None:
     for unit, some in sorted(ranked.items()):
         likely = int(np.count_nonzero(shares[some] > TINY))
         chosen = some[: max(most, likely)]
-        chosen += [unit] if unit not in chosen else []  # the paths to begin with, one for each, fit together
+        # the paths to begin with, one for each, fit together, and the bare ones fit into anything
+        chosen += [n for n in some if n < FIRST * len(ranked) and n not in chosen]
         found_for[unit] = Choice([master.paths[n][1] for n in chosen], likely)
     return found_for
 
 
-def _settled(master: Master, limits: Limits, enough: float, *, search: bool) -> Settled | None:
+def _settled(
+    master: Master, limits: Limits, enough: float, *, search: bool, opened: Open | None = None
+) -> Settled | None:
     choices = _choices(master, limits)
     last = replace(limits, time_s=SHARE_TO_SETTLE * limits.time_s, gap=SPARE * limits.gap)
-    return None if choices is None else Settling(master, choices).solved(last, enough, search=search)
+    return None if choices is None else Settling(master, choices, opened).solved(last, enough, search=search)
 
 
-def _follow(master: Master, pricers: Sequence[Pricer], rounds: int, limits: Limits) -> None:
-    """Add paths that suit whole blocks: with few units, those found while blocks came in fractions fit them badly."""
+def _blocks(master: Master, values: Floats) -> Open:
+    """The whole blocks nearest to those of the master program."""
+    found: Open = {}
+    opened, lots = master.model.opened, master.model.ladder.lots
+    for members in alike(master).values():
+        columns = np.asarray([[master.blocks[column] for column in opened[lot]] for lot in members])
+        totals = values[columns].sum(axis=0)
+        whole = np.floor(totals + TINY)
+        numbers = (whole + (totals - whole >= HALF)).astype(int).tolist()
+        found |= shared_out(numbers, members, lots[members[0]])
+    return found
+
+
+def _follow(master: Master, pricing: _Pricing, limits: Limits, opened: Open, rounds: int) -> float | None:
+    """Add paths that suit whole blocks: with few units, those found while blocks came in fractions fit them badly.
+
+    Returns what the master program costs with them; None where these blocks are not allowed.
+    """
+    master.fix(opened)
     for _ in range(rounds):
         found = master.relaxed(limits.time_s)
         if found is None:
+            return None
+        if not master.add(pricing.cheapest(master.prices(found[1]))[1]):
+            return found[0]
+    found = master.relaxed(limits.time_s)
+    return None if found is None else found[0]
+
+
+def _decide(master: Master, pricing: _Pricing, limits: Limits) -> None:
+    """Give one unit after the other its path for good, adding paths for the others that suit what is left.
+
+    A path that was followed in part may take more than there is when it is followed altogether: then it is barred.
+    """
+    for _ in range(pricing.rounds(limits, SHARE_TO_DECIDE)):
+        found = master.relaxed(limits.time_s)
+        chosen = None if found is None else master.undecided(found[2])
+        if chosen is None:
             return
-        prices = master.prices(found[1])
-        paths = [(n, path) for n, one in enumerate(pricers) for path in one.paths(one.cheapest(prices)[1], prices)]
-        if not master.add(paths):
-            return
+        master.bind(chosen, 1.0)
+        again = master.relaxed(limits.time_s)
+        if again is None:
+            master.bind(chosen, 0.0)
+        else:
+            master.add(pricing.cheapest(master.prices(again[1]))[1])
+
+
+def _improved(master: Master, pricing: _Pricing, limits: Limits, best: Settled, enough: float) -> Settled:
+    """Settle again with given blocks, those near the master program's or the plan's, and paths found for them."""
+    found = master.relaxed(limits.time_s)
+    if found is None:
+        return best
+    near = _blocks(master, found[2])
+    ways = [near] if near == best.opened else [near, best.opened]
+    rounds = max(1, pricing.rounds(limits, SHARE_TO_FOLLOW) // len(ways))
+    costs = [_follow(master, pricing, limits, opened, rounds) for opened in ways]
+    cost, n = min((best.cost if cost is None else cost, n) for n, cost in enumerate(costs))
+    first = best.opened
+    if cost < best.cost:
+        master.fix(ways[n])
+        _decide(master, pricing, limits)
+        other = _settled(master, limits, enough, search=True, opened=ways[n])
+        best = other if other is not None and other.cost < best.cost else best
+        master.unbind()
+    if best.cost > enough:
+        master.fix(first)
+        other = _settled(master, limits, enough, search=True)
+        best = other if other is not None and other.cost < best.cost else best
+    return best
 
 
 def decomposed(model: Model, plan: tuple[Serving, Open], limits: Limits) -> Apart | None:
@@ -164,15 +252,16 @@ def decomposed(model: Model, plan: tuple[Serving, Open], limits: Limits) -> Apar
     """
     kinds, of = kinds_of(model)
     found = units(model, of)
-    if found is None or len(model.ladder.points) * sum(unit.states for unit in found) > MOST_STATES:
+    if found is None:
         return None
-    pricers = [Pricer(model, unit) for unit in found]
-    rounds = _affordable(pricers, limits, SHARE_OF_TIME)
-    if rounds < 1:
+    states = len(model.ladder.points) * sum(unit.states for unit in found)
+    round_s = SECONDS_PER_UNIT * len(found) + SECONDS_PER_STATE * states
+    if states > MOST_STATES or round_s > limits.time_s * SHARE_OF_TIME:
         return None
     master = Master(model, found, kinds)
-    master.add(_begin(model, pricers, plan[0]))
-    bound = _converged(master, pricers, rounds, limits)
+    pricing = _Pricing(model, found, master.row_of)
+    master.add(_begin(model, pricing.pricers, plan[0]))
+    bound = _converged(master, pricing, limits)
     if not np.isfinite(bound):
         return None
     if any(model.domains.values()):
@@ -180,8 +269,5 @@ def decomposed(model: Model, plan: tuple[Serving, Open], limits: Limits) -> Apar
     enough = bound + (1.0 - SPARE) * limits.gap * abs(bound)
     best = _settled(master, limits, enough, search=False)
     if best is not None and best.cost > enough:
-        master.fix(best.opened)
-        _follow(master, pricers, _affordable(pricers, limits, SHARE_TO_FOLLOW), limits)
-        other = _settled(master, limits, enough, search=True)
-        best = other if other is not None and other.cost < best.cost else best
+        best = _improved(master, pricing, limits, best, enough)
     return Apart(bound, None if best is None else (best.serving, best.opened))

@@ -32,11 +32,15 @@ class State:
             self.asked.setdefault((way.pool, way.role), [0] * n)
             if way.shelf is not None and way.gpus not in self.widths[way.shelf]:
                 self.widths[way.shelf].append(way.gpus)
+        self.fixed: dict[tuple[int, int], int] = {}
+        self.earlier: dict[tuple[int, float], int] = {}
         for place, shelf in enumerate(ladder.shelves):
             widths = sorted(self.widths[place]) if shelf.whole else [1]
             self.widths[place] = widths
             for width in widths:
                 self.used[place, width] = [0] * n
+                if shelf.loose:
+                    self.fixed[place, width] = sum(ladder.lots[lot].slots(width) for lot in shelf.lots)
         self.open = {index: [0] * n for index, lot in enumerate(ladder.lots) if not lot.loose}
         self.spent = [0.0] * n
         self.preempted = [0] * n
@@ -77,6 +81,11 @@ class State:
         way = self.ladder.ways[w]
         return 0.0 if way.held is Held.SOURCE else way.cap * way.capacity
 
+    def full(self, w: int) -> bool:
+        """Whether all replicas that a way can have serve in every period."""
+        way, serving = self.ladder.ways[w], self.serving[w]
+        return serving[-1] >= way.cap and min(serving[way.first :]) >= way.cap
+
     def could(self, w: int, i: int, share: float) -> int:
         """Replicas of a way that a share of what is left of its stock allows in a period."""
         way = self.ladder.ways[w]
@@ -102,15 +111,20 @@ class State:
             return range(end), range(end)
         if way.held is Held.ARRIVED:
             return range(begin, end), range(begin, end)
-        asked = range(self.ladder.before(begin, way.lead_s), end)
-        return asked, range(self.ladder.before(begin, way.occupied_s), end)
+        return range(self._before(begin, way.lead_s), end), range(self._before(begin, way.occupied_s), end)
+
+    def _before(self, begin: int, seconds: float) -> int:
+        key = (begin, seconds)
+        if key not in self.earlier:
+            self.earlier[key] = self.ladder.before(begin, seconds)
+        return self.earlier[key]
 
     def _room(self, w: int, way: Way, begin: int, end: int) -> int:
         """How many replicas everything but the stock allows."""
         asked, holding = self._spans(way, begin, end)
         role = self.ladder.problem.pools[way.pool].roles[way.role]
         counts = self.asked[way.pool, way.role]
-        room = min(role.maximum - counts[i] for i in asked)
+        room = role.maximum - max(counts[asked.start : asked.stop])
         room = min(room, way.cap - max(self.serving[w][begin:end]))
         rules = self.ladder.problem.rules
         if rules.budget_per_hour is not None and way.spend > 0:
@@ -155,7 +169,7 @@ class State:
         """GPUs of a shelf's open blocks that replicas of this width can use, were the blocks in `more` open too."""
         shelf = self.ladder.shelves[place]
         if shelf.loose:
-            return sum(self.ladder.lots[lot].slots(width) for lot in shelf.lots)
+            return self.fixed[place, width]
         return sum(
             (self.open[lot][i] + (1 if i in more.get(lot, ()) else 0)) * self.ladder.lots[lot].slots(width)
             for lot in shelf.lots
@@ -163,6 +177,9 @@ class State:
 
     def _fits(self, way: Way, place: int, holding: range, more: dict[int, range]) -> int:
         widths = [width for width in self.widths[place] if width <= way.gpus]
+        if self.ladder.shelves[place].loose:
+            used = (max(self.used[place, width][holding.start : holding.stop]) for width in widths)
+            return min((self.fixed[place, width] - most) // way.gpus for width, most in zip(widths, used, strict=True))
         return min(
             (self._slots(place, width, i, more) - self.used[place, width][i]) // way.gpus
             for width in widths

@@ -84,6 +84,7 @@ class Master:
         self.blocks: dict[int, int] = {}
         self.lanes: list[Lane] = []
         self.place: dict[int, int] = {}
+        self.bound: set[int] = set()
         self._existing()
         self.program = self._written()
         self.solver = quiet()
@@ -96,6 +97,8 @@ class Master:
         """Existing ways: their own price in each period, and their entries in the shared rows."""
         ladder = self.model.ladder
         self.old = [w for w, way in enumerate(ladder.ways) if way.held is not Held.SOURCE]
+        self.row_of = {w: n for n, w in enumerate(self.old)}
+        self.release = np.asarray([ladder.ways[w].release_price for w in self.old])
         self.bare = np.full((len(self.old), self.periods), NEVER)
         entries: list[tuple[int, int, float]] = []
         for n, w in enumerate(self.old):
@@ -242,6 +245,24 @@ class Master:
             for column, number in zip(self.model.opened[lot], numbers, strict=True):
                 self.solver.changeColBounds(self.blocks[column], float(number), float(number))
 
+    def undecided(self, values: Floats) -> int | None:
+        """The path followed most by the units that follow several; None where there are none."""
+        shares = values[len(self.program.names) :]
+        shares = np.where(shares < 1.0 - SLACK, shares, 0.0)
+        return int(shares.argmax()) if shares.max() > SLACK else None
+
+    def bind(self, path: int, share: float) -> None:
+        """Have a path followed altogether, or not at all."""
+        self.bound.add(path)
+        column = len(self.program.names) + path
+        self.solver.changeColBounds(column, share, share)
+
+    def unbind(self) -> None:
+        """Leave all paths open again."""
+        for path in sorted(self.bound):
+            self.solver.changeColBounds(len(self.program.names) + path, 0.0, INF)
+        self.bound.clear()
+
     def reduced(self, duals: Floats) -> Floats:
         """What each path costs beyond its unit's best at these dual values."""
         lp = self.solver.getLp()
@@ -258,10 +279,10 @@ class Master:
         shared = duals[:base]
         charges = np.bincount(self.of, weights=-shared[self.row] * self.value, minlength=self.bare.size)
         all_prices = np.maximum(self.bare + charges.reshape(self.bare.shape), 0.0)
-        existing = dict(zip(self.old, all_prices, strict=True))
+        existing = np.concatenate((all_prices, np.full((1, self.periods), np.inf)))
         hold = np.maximum(duals[base : base + step], 0.0).reshape(shape)
         start = np.maximum(duals[base + step : base + 2 * step], 0.0).reshape(shape)
-        return Prices(hold, start, existing)
+        return Prices(hold, start, existing, all_prices.sum(axis=1) - self.release)
 
     def own_bound(self, duals: Floats) -> float:
         """The part of the Lagrangian bound that is not the units': right sides, and columns worth having."""

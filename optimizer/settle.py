@@ -59,7 +59,7 @@ def sticks(unit: Unit, path: Path) -> dict[tuple[int, Stick], int]:
     return found
 
 
-def _alike(master: Master) -> dict[tuple[object, ...], list[int]]:
+def alike(master: Master) -> dict[tuple[object, ...], list[int]]:
     """Lots with blocks, those together that are on one shelf and alike; gangs and what is held stay by themselves."""
     ladder = master.model.ladder
     found: dict[tuple[object, ...], list[int]] = {}
@@ -71,7 +71,7 @@ def _alike(master: Master) -> dict[tuple[object, ...], list[int]]:
     return found
 
 
-def _shared_out(numbers: Sequence[int], members: Sequence[int], lot: Lot) -> Open:
+def shared_out(numbers: Sequence[int], members: Sequence[int], lot: Lot) -> Open:
     """Blocks of each of several lots that are alike: every block stays with its lot, and the oldest are given back."""
     if len(members) == 1:
         return {members[0]: tuple(numbers)}
@@ -98,7 +98,7 @@ class Settled(NamedTuple):
 class Settling:
     """The integer program of the last step."""
 
-    def __init__(self, master: Master, choices: Mapping[int, Choice]) -> None:
+    def __init__(self, master: Master, choices: Mapping[int, Choice], given: Open | None = None) -> None:
         self.master, self.choices = master, choices
         self.program = Program()
         self.rows: list[list[Term]] = [[] for _ in master.shared.rows]
@@ -107,7 +107,8 @@ class Settling:
         self.unlikely: list[int] = []
         self.wanted: dict[Stick, list[Term]] = {}
         self.places: dict[Stick, list[tuple[Lane, list[int]]]] = {}
-        self.alike = _alike(master)
+        self.alike = alike(master)
+        self.given = given
         self._blocks()
         self._paths()
         for stick in sorted(self.wanted):
@@ -123,6 +124,10 @@ class Settling:
             first = members[0]
             for column in (*model.opened[first], *model.bought[first]):
                 self.blocks[column] = self._copied(column, model.program.upper[column] * len(members))
+            if self.given is not None:
+                for i, column in enumerate(model.opened[first]):
+                    number = float(sum(self.given[lot][i] for lot in members))
+                    self.program.lower[self.blocks[column]] = self.program.upper[self.blocks[column]] = number
 
     def _copied(self, column: int, upper: float) -> int:
         source = self.master.model.program
@@ -193,7 +198,7 @@ class Settling:
         opened: Open = {}
         for members in self.alike.values():
             numbers = [round(values[self.blocks[column]]) for column in model.opened[members[0]]]
-            opened |= _shared_out(numbers, members, model.ladder.lots[members[0]])
+            opened |= shared_out(numbers, members, model.ladder.lots[members[0]])
         return Settled(self.program.worth(values), self._placed(values), opened)
 
     def _rounded(self, limits: Limits, enough: float) -> Sequence[float] | None:
@@ -209,7 +214,7 @@ class Settling:
             found = dive(self.program, (blocks, picks, rest), limits.time_s, up_from)
             if found is not None and (best is None or self.program.worth(found) < self.program.worth(best)):
                 best = found
-            if best is not None and self.program.worth(best) <= enough:
+            if best is not None and (self.given is not None or self.program.worth(best) <= enough):
                 break
         self.program.upper = upper
         return best

@@ -150,11 +150,13 @@ def _reach(model: Model, p: int) -> tuple[float, ...]:
     return tuple(found)
 
 
-def lacking(segments: Sequence[Segment], have: Floats) -> Floats:
-    """Price per hour of what this much capacity leaves lacking."""
+def lacking(segments: Sequence[Sequence[Segment]], have: Floats) -> Floats:
+    """Price per hour of what this much capacity leaves lacking; units lie along the last axis of `have`."""
     total = np.zeros_like(have)
-    edge = 0.0
-    for width, price in segments:
+    edge = np.zeros(len(segments))
+    for k in range(max(map(len, segments), default=0)):
+        width = np.asarray([mine[k].width if k < len(mine) else 0.0 for mine in segments])
+        price = np.asarray([mine[k].price if k < len(mine) else 0.0 for mine in segments])
         edge += width
         total += price * np.clip(edge - have, 0.0, width)
     return total
