@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def kv(
-    trace: Annotated[Path, typer.Option(help="Trace with prefix blocks.")],
+    trace: Annotated[Path, typer.Option(help="Trace with prefix blocks; a journal has none and is refused.")],
     trace_format: Annotated[str, typer.Option("--format", help="Of the trace.")] = "mooncake",
     profile: Annotated[
         str, typer.Option(help="Hardware profile, for KV bytes and room.")

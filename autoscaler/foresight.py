@@ -115,7 +115,7 @@ def judged(kept: tuple[Kept, ...], load: float, at: float, late_s: float) -> tup
 
 
 def _judged(kept: Kept, load: float, at: float, late_s: float) -> Kept:
-    """One record, made once: a copy for each change took a thirtieth of a week's simulation."""
+    """One record, made once: a copy for each change took a fiftieth of a week's simulation."""
     held, many, share, width = kept.held, kept.judged, kept.share, kept.width
     changes_loss, days_loss, compared = kept.changes_loss, kept.days_loss, kept.compared
     for one in kept.pending:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -129,10 +130,13 @@ def colocated_share(engine: Engine, mix: Mix, itl_s: float) -> tuple[float, floa
 
     From (c + d*k)*G + p*P <= 1 - a/T. KV and batch limits raise the output share when they bind before the ITL.
     """
+    return _prompt_share(engine, itl_s), 1.0 / decode_velocity(engine, mix.resident, itl_s)[0]
+
+
+def _prompt_share(engine: Engine, itl_s: float) -> float:
     left = max(1.0 - engine.step.base / itl_s, 0.05)
     # Below 5 % nothing is left beside the fixed cost: the target is out of reach, and more replicas would not help.
-    decode, _, _ = decode_velocity(engine, mix.resident, itl_s)
-    return engine.step.per_prompt_token / left, 1.0 / decode
+    return engine.step.per_prompt_token / left
 
 
 def waiting_tail(servers: int, utilisation: float, service_s: float, delay_s: float, variability: float) -> float:
@@ -154,9 +158,10 @@ def waiting_tail(servers: int, utilisation: float, service_s: float, delay_s: fl
 
 def _smallest(enough: Callable[[int], bool], start: int) -> int:
     """Smallest count from `start` for which `enough(count)` holds (it must be monotone); at most MOST_REPLICAS."""
-    low = high = start
+    low, high, step = start, start, 1
+    # The head-room above the mean is a replica or two: doubling the count at once asked six times where this asks two.
     while high < MOST_REPLICAS and not enough(high):
-        low, high = high + 1, high * 2
+        low, high, step = high + 1, high + step, 2 * step
     high = min(high, MOST_REPLICAS)
     while low < high:
         middle = (low + high) // 2
@@ -187,6 +192,12 @@ def prefill_engines(
     return _smallest(enough, min(start, MOST_REPLICAS))
 
 
+@lru_cache(maxsize=64)
+def _deviate(quantile: float) -> float:
+    """The standard normal's quantile."""
+    return NormalDist().inv_cdf(quantile)
+
+
 def decode_engines(rate: float, in_service: float, velocity: float, batch: float, target: Target) -> int:
     """Decode engines for `rate` output tokens/s and `in_service` requests running or waiting now.
 
@@ -197,7 +208,7 @@ def decode_engines(rate: float, in_service: float, velocity: float, batch: float
     if rate <= 0 and in_service <= 0:
         return 0
     offered = max(rate, 0.0) * batch / velocity
-    places = offered + NormalDist().inv_cdf(target.attainment) * math.sqrt(offered)
+    places = offered + _deviate(target.attainment) * math.sqrt(offered)
     engines = max(1, math.ceil(places / batch - EPSILON), math.ceil(in_service / batch - EPSILON))
     return min(engines, MOST_REPLICAS)
 
@@ -210,8 +221,8 @@ def colocated_engines(
     The shares of both loads add up (module docstring); the backlog drains at what decode leaves of an engine, within
     the TTFT target; requests in service need places in the batch. More load never gives fewer.
     """
-    per_prompt, per_output = colocated_share(engine, mix, target.itl_s)
     velocity, _, batch = decode_velocity(engine, mix.resident, target.itl_s)
+    per_prompt, per_output = _prompt_share(engine, target.itl_s), 1.0 / velocity
     decode = decode_engines(output_rate, in_service, velocity, batch, target)
     share = prompt_rate * per_prompt + output_rate * per_output
     if share <= 0 and backlog <= 0:

@@ -71,9 +71,9 @@ class Case:
 AZURE = "azure_llm_2023/AzureLLMInferenceTrace_"
 CASES = (
     Case("conv", f"{AZURE}conv.csv", "azure", "superpose:10", "superpose:4"),
-    Case("conv-pd", f"{AZURE}conv.csv", "azure", "superpose:10", "", Layout.DISAGGREGATED),
+    Case("conv-pd", f"{AZURE}conv.csv", "azure", "superpose:10", "superpose:4", Layout.DISAGGREGATED),
     Case("code", f"{AZURE}code.csv", "azure", "superpose:10", "superpose:5"),
-    Case("code-pd", f"{AZURE}code.csv", "azure", "superpose:10", "", Layout.DISAGGREGATED),
+    Case("code-pd", f"{AZURE}code.csv", "azure", "superpose:10", "superpose:5", Layout.DISAGGREGATED),
     Case("mooncake", "mooncake/synthetic_trace.jsonl.gz", "mooncake", "superpose:4"),
     Case("servegen", "servegen/m-large_agg_10min.csv.gz", "servegen", "thin:0.5", fluid=True),
     Case("week", "azure_llm_2024_week/code_10min_reconstructed.csv", "demand", "superpose:3", "", fluid=True),

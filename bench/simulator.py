@@ -1,6 +1,6 @@
 """How fast the simulator is: requests a second and memory as the load doubles, and a week of ten pools as a fluid.
 
-    python bench/simulator.py [--requests 387000] [--policy token-dynamics] [--weeks 10]
+    python bench/simulator.py [--requests 387000] [--policy token-dynamics] [--weeks 10] [--only fluid]
 
 Requests have the means of the Azure conversation trace (1,155 tokens in, 211 out, an hour); the load is drawn here, so
 that no data is needed. Targets: the full hour in 60 s and 1.5 GiB on one core, ten weeks of fluid in 10 s.
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoscaler.policies.registry import make
+from autoscaler.policies.registry import OWN, make
+from autoscaler.policies.token_dynamics import TokenDynamics
+from autoscaler.simulator.fluid_pace import Unhurried
 from autoscaler.simulator.requests import DemandSeries, Workload
 from autoscaler.simulator.setup import Layout, Setup
 from autoscaler.simulator.simulate import simulate
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 HOUR_S = 3600.0
 WEEK_MINUTES = 7 * 24 * 60
+WEEK_LOOK_S = 120.0
+"""Between looks of our policy, as `tidegate whatif` plays a week."""
 
 
 def hour(requests: int) -> Workload:
@@ -58,24 +62,39 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=387_000)
     parser.add_argument("--policy", default="token-dynamics")
     parser.add_argument("--weeks", type=int, default=10)
+    parser.add_argument("--only", choices=["requests", "fluid"], help="one of the tables; default: both")
     given = parser.parse_args()
+    if given.only != "fluid":
+        by_request(given.requests, given.policy)
+    if given.only != "requests":
+        as_fluid(given.weeks, given.policy)
+
+
+def by_request(requests: int, policy: str) -> None:
+    """The first table: every request played."""
     print(f"{'layout':<14}{'requests':>10}{'seconds':>9}{'req/s':>9}{'replicas':>9}{'SLO':>8}{'GPU-h':>8}{'GiB':>7}")
     for layout in Layout:
         setup = Setup(layout=layout, maximum=128)
         for part in (4, 2, 1):
-            load = hour(given.requests // part)
+            load = hour(requests // part)
             began = time.perf_counter()
-            result = simulate(load, make(given.policy, {}), setup)
+            result = simulate(load, make(policy, {}), setup)
             took = time.perf_counter() - began
             print(
                 f"{layout:<14}{len(load):>10}{took:>9.1f}{len(load) / took:>9.0f}{result.peak_replicas:>9}"
                 f"{result.slo_attainment:>8.3f}{result.gpu_hours:>8.1f}{peak_gib():>7.2f}"
             )
-    for policy, knobs in (("static-mean", {}), (given.policy, {"interval_s": "60"})):
+
+
+def as_fluid(weeks: int, name: str) -> None:
+    """The second: fixed counts, which is what flowing itself takes, and a policy, ours at the pace of `whatif`."""
+    own = make(name, {"forecast": "quantile"} if name == OWN else {"interval_s": "60"})
+    paced = Unhurried.every(WEEK_LOOK_S, own) if isinstance(own, TokenDynamics) else own
+    for policy in (make("static-mean", {}), paced):
         began = time.perf_counter()
-        hours = sum(simulate(week(number), make(policy, knobs), Setup()).gpu_hours for number in range(given.weeks))
+        hours = sum(simulate(week(number), policy, Setup()).gpu_hours for number in range(weeks))
         took = time.perf_counter() - began
-        print(f"fluid: {given.weeks} pools for a week under {policy}: {took:.1f} s, {hours:,.0f} GPU-hours")
+        print(f"fluid: {weeks} pools for a week under {policy.name}: {took:.1f} s, {hours:,.0f} GPU-hours")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from autoscaler.policies.hpa_maths import HpaMemory, Policy, PolicyKind, ScalingRules
@@ -18,6 +19,7 @@ DOWN = Policy(PolicyKind.PERCENT, 100, PERIOD_S)
 UNLIMITED = Policy(PolicyKind.PODS, 1_000_000, PERIOD_S)
 
 
+@lru_cache(maxsize=64)
 def hpa_spec(follow: Follow, minimum: int, maximum: int) -> HpaSpec:
     """The object: an External metric of target type AverageValue 1, whose value is the wish."""
     policies = []

@@ -7,8 +7,7 @@ are then taken to be log-normal around them, with the spread that the Azure conv
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from statistics import NormalDist
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from autoscaler.simulator.requests import DemandSeries
 from autoscaler.simulator.score import ttft_targets
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from autoscaler.simulator.requests import Workload
@@ -32,6 +33,21 @@ FINE_EDGES = (64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192)
 """Input sizes told apart in a workload, beside the targets' own classes."""
 INPUT_SIGMA = 1.0
 """Standard deviation of the logarithm of input sizes, where only their mean is known (0.9 to 1.2 in public traces)."""
+LEAST_CLASS = 1e-9
+"""Share of requests below which a size class has nobody in it, and no mean."""
+SQRT2 = math.sqrt(2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The requests of a bin: arrivals/s, tokens a request, size classes; `resident`: mean KV tokens while running."""
+
+    rate: float
+    prompt: float
+    computed: float
+    output: float
+    classes: tuple[tuple[float, float, float], ...]
+    resident: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +70,12 @@ class FluidLoad:
     computed: list[float]
     output: list[float]
     classes: list[tuple[tuple[float, float, float], ...]]
+
+    def shapes(self) -> list[Shape]:
+        """The requests of every bin, and last what the time after the load has: no arrivals."""
+        parts = zip(self.rate, self.prompt, self.computed, self.output, self.classes, strict=True)
+        found = [Shape(*part, part[1] + part[3] / 2) for part in parts]
+        return [*found, replace(found[-1], rate=0.0)]
 
 
 def fluid_load(source: Workload | DemandSeries, slo: Slo) -> FluidLoad:
@@ -98,7 +120,8 @@ def _of_demand(source: DemandSeries, slo: Slo) -> FluidLoad:
     parts = max(1, math.ceil(source.bin_s / DEMAND_STEP_S))
     prompt = _mean(source.prompt, source.requests)
     output = _mean(source.output, source.requests)
-    classes = [_log_normal_classes(mean, slo) for mean in prompt]
+    limits = [(math.log(edge), limit) for edge, limit in slo.ttft_s]
+    classes = [_log_normal_classes(mean, limits, slo.ttft_longest_s) for mean in prompt]
 
     def fine(values: list[float]) -> list[float]:
         return [value for value in values for _ in range(parts)]
@@ -128,20 +151,28 @@ def _mean(amount: NDArray[Any], count: Floats) -> list[float]:
     return [max(value, 1.0) for value in filled]
 
 
-def _log_normal_classes(mean: float, slo: Slo) -> tuple[tuple[float, float, float], ...]:
-    """Shares and conditional means of a log-normal's pieces.
+def _log_normal_classes(
+    mean: float, limits: Sequence[tuple[float, float]], longest_s: float
+) -> tuple[tuple[float, float, float], ...]:
+    """Shares and conditional means of a log-normal's pieces, with their targets.
 
     With mu = ln(mean) - sigma^2/2 and z = (ln x - mu)/sigma, the share below x is Phi(z), its part of the mean
-    Phi(z - sigma).
+    Phi(z - sigma); Phi(z) = (1 + erf(z / sqrt 2)) / 2.
+
+    Args:
+        mean: tokens.
+        limits: (logarithm of the size below which it holds, TTFT target in s), ascending.
+        longest_s: the target of what is longer.
     """
-    normal, sigma = NormalDist(), INPUT_SIGMA
-    mu = math.log(max(mean, 1.0)) - sigma * sigma / 2
+    mu = math.log(max(mean, 1.0)) - INPUT_SIGMA * INPUT_SIGMA / 2
     found = []
     below = part = 0.0
-    for edge, limit in (*slo.ttft_s, (math.inf, slo.ttft_longest_s)):
-        z = (math.log(edge) - mu) / sigma if math.isfinite(edge) else math.inf
-        share, piece = (1.0, 1.0) if z == math.inf else (normal.cdf(z), normal.cdf(z - sigma))
-        if share - below > 1e-9:  # noqa: PLR2004 - a class nobody is in has no mean
+    for edge, limit in limits:
+        z = (edge - mu) / INPUT_SIGMA
+        share, piece = 0.5 * (1.0 + math.erf(z / SQRT2)), 0.5 * (1.0 + math.erf((z - INPUT_SIGMA) / SQRT2))
+        if share - below > LEAST_CLASS:
             found.append((share - below, mean * (piece - part) / (share - below), limit))
         below, part = share, piece
+    if 1.0 - below > LEAST_CLASS:
+        found.append((1.0 - below, mean * (1.0 - part) / (1.0 - below), longest_s))
     return tuple(found)

@@ -89,7 +89,7 @@ def request_world(
         openings=openings(load, staged, setup.initial),
         seed=seed,
         fleet=fleet,
-        senses=lambda timers: Scrapes(fleet, timers, setup.actuation, setup.pool),
+        senses=lambda timers: Scrapes(fleet, timers, setup.actuation, setup.pool, setup.start_at),
         meter=GatewayMeter(load, setup.actuation),
         shared=shared,
         converts=fleet.convert,
@@ -112,7 +112,7 @@ def fluid_world(
         openings=openings(load, staged, setup.initial),
         seed=seed,
         fleet=fleet,
-        senses=lambda _: FluidSenses(fleet, setup.actuation, setup.pool),
+        senses=lambda _: FluidSenses(fleet, setup.actuation, setup.start_at),
         meter=GatewayMeter(load, setup.actuation),
         shared=shared,
     )

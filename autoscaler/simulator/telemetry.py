@@ -8,7 +8,7 @@ has gauges but no rates.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from autoscaler.model import EngineObservation, Role, RoleKey, RoleObservation
@@ -16,6 +16,7 @@ from autoscaler.model import EngineObservation, Role, RoleKey, RoleObservation
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from autoscaler.model import Start
     from autoscaler.simulator.fleet import Fleet
     from autoscaler.simulator.setup import Actuation
     from autoscaler.simulator.supply import Timers
@@ -49,6 +50,15 @@ class Sample(NamedTuple):
 
 
 _COUNTERS = Sample._fields.index("prompt")
+
+
+class Beside(NamedTuple):
+    """What is told of a role beside its engines: replicas, starts of late, and what came in at its gateway (rates)."""
+
+    ready: int
+    existing: int
+    starts: tuple[Start, ...] = ()
+    arrivals: tuple[float, float] | None = None
 
 
 def taken(replica: Replica, at: float) -> Sample:
@@ -104,13 +114,15 @@ GOLDEN = 0.6180339887498949
 class Scrapes:
     """All scrapes of a fleet, and what they add up to. `unscraped`, `hidden`: engines that faults keep from view."""
 
-    def __init__(self, fleet: Fleet, timers: Timers, actuation: Actuation, pool: str) -> None:
+    def __init__(self, fleet: Fleet, timers: Timers, actuation: Actuation, pool: str, begun: float) -> None:
+        """Of the engines of this fleet, called after `pool`; time 0 is `begun` in Unix seconds."""
         self.unscraped: set[int] = set()
         self.hidden: set[int] = set()
         self._fleet = fleet
         self._timers = timers
         self._actuation = actuation
         self._pool = pool
+        self._begun = begun
         self._tracks: dict[int, Track] = {}
         self._watched = 0
 
@@ -126,12 +138,20 @@ class Scrapes:
                 self._plan(number, now + GOLDEN * number % 1.0 * self._actuation.scrape_s)
         self._watched = self._fleet.born
 
-    def role(self, key: RoleKey, at: float, counts: tuple[int, int]) -> RoleObservation:
-        """What a source says of a role at `at` (s); `counts`: (ready, existing) replicas."""
+    def role(self, key: RoleKey, at: float, beside: Beside) -> RoleObservation:
+        """What a source says of a role at `at` (s)."""
         alive = {replica.engine.number for replica in self._fleet.replicas() if replica.role is key.role}
         tracks = [track for number, track in self._tracks.items() if number in alive and number not in self.hidden]
         gateway = None if key.role is Role.DECODE else self._fleet.held
-        return role_observation(key, tracks, at, self._actuation, counts, gateway)
+        told = role_observation(key, tracks, at, self._actuation, (beside.ready, beside.existing), gateway)
+        came = beside.arrivals or (None, None)
+        return replace(
+            told,
+            starts=beside.starts,
+            arrival_rate=came[0],
+            arrival_tokens=came[1],
+            sampled_at=None if told.sampled_at is None else told.sampled_at + self._begun,
+        )
 
     def _plan(self, number: int, when: float) -> None:
         self._timers.at(when, lambda at: self._scrape(number, at))

@@ -6,8 +6,8 @@ The fleet is either played request by request (fleet.py) or as a fluid (fluid.py
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from autoscaler.simulator.replicas import Engines, Replicas
 from autoscaler.simulator.scenes import engine_profile
 from autoscaler.simulator.setup import FaultKind
 from autoscaler.simulator.supply import Supply, Timers
+from autoscaler.simulator.telemetry import Beside
 from autoscaler.supply import Gang, Lent
 from autoscaler.supply import Supply as SeenSupply
 
@@ -74,8 +75,8 @@ class Senses(Protocol):
         """Notice engines that are new."""
         ...
 
-    def role(self, key: RoleKey, at: float, counts: tuple[int, int]) -> RoleObservation:
-        """A role's report, times in simulated seconds."""
+    def role(self, key: RoleKey, at: float, beside: Beside) -> RoleObservation:
+        """A role's report at `at`, simulated seconds; the times in it are Unix seconds."""
         ...
 
 
@@ -153,7 +154,7 @@ class SimulatedWorld:
                 break
             yield self.setup.start_at + now
             now += self._interval_s
-        self._advance(max(now, self.horizon))
+        self._advance(max(min(now, end), self.horizon))
         self.finish(self.horizon)
 
     def observe(self, now: float, /) -> Observation:
@@ -210,13 +211,9 @@ class SimulatedWorld:
 
     def _role(self, rule: RoleRules, at: float) -> RoleObservation:
         _, _, existing, ready = self.pods.books[rule.key.role].history[-1]
-        told = self.senses.role(rule.key, at, (ready, existing))
-        more: dict[str, Any] = {"starts": tuple(self.pods.books[rule.key.role].starts)}
-        if self._meter is not None and rule.key.role is not Role.DECODE and (came := self._meter.rates(at)):
-            more |= {"arrival_rate": came[0], "arrival_tokens": came[1]}
-        if told.sampled_at is not None:
-            more["sampled_at"] = told.sampled_at + self.setup.start_at
-        return replace(told, **more)
+        starts = tuple(self.pods.books[rule.key.role].starts)
+        came = self._meter.rates(at) if self._meter is not None and rule.key.role is not Role.DECODE else None
+        return self.senses.role(rule.key, at, Beside(ready, existing, starts, came))
 
     def _stock(self) -> Stock:
         """GPUs there are for the pools: free ones and those they hold (the plan takes off what it knows they hold)."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from autoscaler.errors import BadSettings
 from autoscaler.whatif.recommendation import kept, recommend
 from autoscaler.whatif.tables import WITHIN, series, summary
@@ -90,6 +88,8 @@ def _frontier(axis: Any, outcomes: Sequence[Mapping[str, Any]], attainment: floa
 
 def _replicas(axis: Any, outcomes: Sequence[Mapping[str, Any]]) -> None:
     """The pools of the first seed together; only the first pool where they are not on one grid."""
+    import pandas as pd  # noqa: PLC0415 - as in tables
+
     outcome = outcomes[0]
     alike = [one for one in outcomes if one.get("seed") == outcome.get("seed") and one["bin_s"] == outcome["bin_s"]]
     told = pd.concat([series(one) for one in alike], ignore_index=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -9,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autoscaler.errors import BadSettings, TidegateError
-from autoscaler.scoreboard_workers import end_with_parent
+from autoscaler.scoreboard_workers import end_with_parent, script_left_alone
 from autoscaler.whatif.run import outcome
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def _run(workers: int, asked: Sequence[Run], loads: Mapping[str, Load]) -> Itera
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(asked)), spawn, _begin, (dict(loads),))
     try:
-        waiting = {pool.submit(attempt, run): index for index, run in enumerate(asked)}
+        with script_left_alone():
+            waiting = {pool.submit(attempt, run): index for index, run in enumerate(asked)}
         for future in as_completed(waiting):
             yield waiting[future], kept_or_raised(future.result())
     except BrokenProcessPool:
@@ -55,6 +57,8 @@ def _begin(loads: Mapping[str, Load]) -> None:
     end_with_parent()
     _LOADS.clear()
     _LOADS.update(loads)
+    # 120,000 objects of imported modules are never garbage; without this each full collection walks them all.
+    gc.freeze()
 
 
 def attempt(run: Run, loads: Mapping[str, Load] | None = None) -> dict[str, Any] | tuple[str, ...]:

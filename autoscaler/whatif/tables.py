@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from autoscaler.simulator.requests import DemandSeries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    import pandas as pd
 
     from autoscaler.whatif.history import Loads
 
@@ -23,6 +24,8 @@ WITHIN = 1e-9
 
 def frame(outcomes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """One row per scenario, pool and seed: `scenario`, its inputs (`in.growth`, `in.supply.gpus`, …), all measures."""
+    import pandas as pd  # noqa: PLC0415 - loads in a second, which a sweep's workers need not
+
     return pd.DataFrame([_row(outcome) for outcome in outcomes])
 
 
@@ -88,6 +91,8 @@ def pool_summary(outcomes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def series(outcome: Mapping[str, Any]) -> pd.DataFrame:
     """Replicas over time of one outcome: columns t_s, role, needed, ready, starting; one row per bin and role."""
+    import pandas as pd  # noqa: PLC0415 - likewise
+
     bin_s = float(outcome["bin_s"])
     parts = []
     for role, needed in outcome["needed"].items():
@@ -102,6 +107,8 @@ def series(outcome: Mapping[str, Any]) -> pd.DataFrame:
 
 def demand_frame(loads: Loads) -> pd.DataFrame:
     """Tidy demand: pool, t_s, requests_per_s, input_tokens_per_s, output_tokens_per_s."""
+    import pandas as pd  # noqa: PLC0415 - likewise
+
     parts = []
     for pool, load in loads.pools.items():
         grid: np.ndarray
