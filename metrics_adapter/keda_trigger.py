@@ -27,6 +27,9 @@ KEDA_KEYS = frozenset({"scalerAddress", "enableTLS", "unsafeSsl", "caCert", "tls
 """What KEDA itself reads from the metadata and hands on."""
 ROLES = ("prefill", "decode", "colocated")
 SHOWN = 80
+REMEMBERED = 16_384
+"""Triggers kept as they were read: each is asked for again every few seconds. Fewer than there are would help none of
+them, for they come round in turn."""
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
@@ -153,7 +156,7 @@ def _ambiguous(asked: Trigger, answer: Answer) -> str:
     return f"metadata {key}: is missing, and {asked} has several ({', '.join(values[:8])}); name one"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=REMEMBERED)
 def _selector(asked: Trigger, *, whole: bool = False) -> Selector:
     wanted = ((WORKLOAD_LABEL, asked.pool), (ROLE_LABEL, asked.role), (VARIANT_LABEL, asked.variant))
     made = [Requirement(key, Operator.EQUALS, (value,)) for key, value in wanted if value is not None]
