@@ -133,7 +133,7 @@ def tidegate(
     def run(command: str, url: str, pools: str, *arguments: str, source: str = "") -> Ended:
         file = tmp_path / "tidegate.yaml"
         file.write_text(
-            f"source:\n  window_s: {WINDOW_S}\n  max_age_s: {MAX_AGE_S}\n{source}"
+            f"loop: {{interval_s: {WINDOW_S / 3}}}\nsource:\n  window_s: {WINDOW_S}\n  max_age_s: {MAX_AGE_S}\n{source}"
             f"  prometheus: {{url: '{url}', timeout_s: 10, retries: 0}}\npools:\n{pools}",
             encoding="utf-8",
         )
