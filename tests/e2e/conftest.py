@@ -125,14 +125,20 @@ class Demo:
         return list(eventually(found, seconds, f"{count} ticks after {at}"))
 
     def grow(self, factor: float, least: int) -> dict[str, int]:
-        """Raise the traffic until both roles have at least `least` replicas, wanted and ready, and are heard."""
+        """Raise the traffic until both roles have at least `least` replicas, wanted and ready, and are heard.
+
+        Returns what nothing but seeing less load may lower: what the last tick planned. More than that, left over from
+        traffic before, goes as a matter of course; what was planned is held for the stabilisation's 12 s.
+        """
 
         def grown() -> dict[str, int]:
             roles = self.pool()["roles"]
-            last = self.journal()[-1]["seen"]["roles"]
+            last = self.journal()[-1]
             large = all(role["wanted"] >= least and role["ready"] >= role["wanted"] for role in roles.values())
-            heard = all(role.get("reporting", 0) >= least for role in last)
-            return {name: role["wanted"] for name, role in roles.items()} if large and heard else {}
+            heard = all(role.get("reporting", 0) >= least for role in last["seen"]["roles"])
+            planned = {role["key"]["role"]: role.get("planned") or 0 for role in last["decision"]["roles"]}
+            needed = {name: min(role["wanted"], planned[name]) for name, role in roles.items()}
+            return needed if large and heard and all(count >= least for count in needed.values()) else {}
 
         self.tell_fleet("/load", {"factor": factor})
         return dict(eventually(grown, 60, f"both roles have {least} replicas"))
