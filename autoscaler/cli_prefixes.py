@@ -81,4 +81,4 @@ def kv(
         numbers = (f"{one.hit_share:.1%}", f"{one.recomputed_tokens:,}", f"{one.in_flight_tokens:,}")
         moved = (f"{one.moved_bytes / 1e9:,.1f}", f"{one.moved_s:,.1f}", f"{one.stored_bytes / 1e9:,.1f}")
         table.add_row(one.choice, *numbers, *moved)
-    Console(width=None if Console().is_terminal else 120).print(table)
+    Console(width=None if Console().is_terminal else 120, emoji=False).print(table)

@@ -110,7 +110,7 @@ def whatif(
         bare = [{name: value for name, value in one.items() if name not in {"history", "needed"}} for one in outcomes]
         typer.echo(json.dumps({"recommended": advice.scenario, "nearest": advice.nearest, "runs": bare}, indent=1))
         return
-    console = Console(width=None if Console().is_terminal else 150)
+    console = Console(width=None if Console().is_terminal else 150, emoji=False)
     console.print(Markdown(advice.text))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from autoscaler.foresight import Kept, judged
 from autoscaler.foresight_days import followed, nobody
 from autoscaler.leadtimes import LeadTimes, learned
-from autoscaler.learning import Learned, Levels, estimate, learn
+from autoscaler.learning import Learned, Levels, learn
 from autoscaler.model import Role, RoleKey
 from autoscaler.skew import Skew, spread
 from autoscaler.velocity import Mix
@@ -200,12 +200,9 @@ def _saw_role(known: RoleMemory, told: RoleObservation, rule: RoleRules, rules: 
     known = replace(known, shape=_shape(known, told, rules, at))
     if told.rate_engines > 0:
         levels = known.levels
-        if levels.waiting >= told.rate_engines:
-            step = estimate(known.learned, rule.prior).step
-            skew = spread(known.skew, step, told, at=at, levels=levels, window_s=rules.window_s)
-            known = replace(known, skew=skew)
+        skew = spread(known.skew, known.learned, rule.prior, told, at=at, levels=levels, window_s=rules.window_s)
         velocities = learn(known.learned, rule.prior, told, at=at, levels=levels, window_s=rules.window_s)
-        known = replace(known, learned=velocities)
+        known = replace(known, skew=skew, learned=velocities)
         known = _with_load(known, told, rules, at)
     return known
 

@@ -19,12 +19,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from autoscaler.learning import busy_row
+from autoscaler.learning import busy_row, estimate
 
 if TYPE_CHECKING:
-    from autoscaler.learning import Levels
+    from autoscaler.learning import Learned, Levels, Prior
     from autoscaler.model import RoleObservation
-    from autoscaler.velocity import StepModel
 
 LEVEL_SD, LOSS_SD = 0.2, 0.15
 """What is believed of i and k before anything was seen, around 0."""
@@ -81,12 +80,15 @@ class Skew:
         return min(1.0, math.exp(min(self.level, 0.0)) * math.pow(engines, -loss))
 
 
-def spread(skew: Skew, step: StepModel, seen: RoleObservation, *, at: float, levels: Levels, window_s: float) -> Skew:
+def spread(
+    skew: Skew, learned: Learned, prior: Prior, seen: RoleObservation, *, at: float, levels: Levels, window_s: float
+) -> Skew:
     """What is known after one more window; the same where no queue stood behind every engine throughout.
 
     Args:
         skew: so far.
-        step: what is known of one engine's iterations.
+        learned: of one engine's iterations.
+        prior: where that began.
         seen: rates over the window that ended at `at`.
         at: Unix time; windows overlap when ticks are closer than `window_s`, and then weigh only what is new.
         levels: the gauges over the window.
@@ -96,6 +98,7 @@ def spread(skew: Skew, step: StepModel, seen: RoleObservation, *, at: float, lev
     row = busy_row(seen, levels) if engines >= 1 and levels.waiting >= engines else None
     if row is None:
         return skew
+    step = estimate(learned, prior).step
     share = step.base * row[0] + step.per_prompt_token * row[1]
     share += step.per_running * row[2] + step.per_resident_token * row[3]
     fresh = 1.0 if skew.at is None else min(1.0, max(at - skew.at, 0.0) / window_s)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scripted import T0, role_rules, rules
 
 from autoscaler.demand import role_demand
-from autoscaler.learning import Levels
+from autoscaler.learning import Learned, Levels, Prior
 from autoscaler.memory import Memory, RoleMemory, Shape
 from autoscaler.model import Role, RoleKey, RoleObservation
 from autoscaler.saved import from_saved, to_saved
@@ -20,6 +20,7 @@ from forecasting.series import Series
 
 STEP = StepModel(base=0.01, per_prompt_token=1e-4, per_running=0.0, per_resident_token=0.0)
 """A chunk of 1,000 tokens takes 0.01 + 0.1 = 0.11 s: 9,091 tokens/s when never idle."""
+PRIOR = Prior(STEP, 0.35)
 KEY = RoleKey("prod", "chat", Role.PREFILL)
 
 
@@ -30,11 +31,11 @@ def window(engines: int, share: float, queue_each: float = 5.0) -> tuple[RoleObs
     return seen, Levels(None, queue_each * engines, queue_each * engines)
 
 
-def taught(windows: list[tuple[int, float]], step: StepModel = STEP) -> Skew:
+def taught(windows: list[tuple[int, float]], prior: Prior = PRIOR) -> Skew:
     skew = Skew()
     for index, (engines, share) in enumerate(windows):
         seen, levels = window(engines, share)
-        skew = spread(skew, step, seen, at=60.0 * (index + 1), levels=levels, window_s=60.0)
+        skew = spread(skew, Learned(), prior, seen, at=60.0 * (index + 1), levels=levels, window_s=60.0)
     return skew
 
 
@@ -76,13 +77,13 @@ def test_more_need_is_never_fewer_engines_and_skew_never_takes_any(
 
 def test_nothing_is_learned_without_a_queue_behind_every_engine() -> None:
     seen, levels = window(10, 0.3, queue_each=0.5)
-    assert spread(Skew(), STEP, seen, at=60.0, levels=levels, window_s=60.0) == Skew()
+    assert spread(Skew(), Learned(), PRIOR, seen, at=60.0, levels=levels, window_s=60.0) == Skew()
 
 
 def test_overlapping_windows_weigh_only_what_is_new() -> None:
     seen, levels = window(10, 0.67)
-    once = spread(Skew(), STEP, seen, at=60.0, levels=levels, window_s=60.0)
-    again = spread(once, STEP, seen, at=60.0, levels=levels, window_s=60.0)
+    once = spread(Skew(), Learned(), PRIOR, seen, at=60.0, levels=levels, window_s=60.0)
+    again = spread(once, Learned(), PRIOR, seen, at=60.0, levels=levels, window_s=60.0)
     assert again == once
     assert replace(once, at=None) != Skew()
 

@@ -1,10 +1,34 @@
-"""Lets these tests use the test API server, the rig of the cluster's hands, and the modules beside this file."""
+"""The test API server and the hands' own way to it; also lets tests use the rigs of other rooms."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-TESTS = Path(__file__).resolve().parents[1]
-for folder in (TESTS / "kubernetes_api", TESTS / "cluster", TESTS / "crd", Path(__file__).parent):
-    sys.path.append(str(folder))
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "kubernetes_api"))
+sys.path.append(str(Path(__file__).parents[1] / "cluster"))
+sys.path.append(str(Path(__file__).parents[1] / "crd"))
+sys.path.append(str(Path(__file__).parent))
+from cluster_rig import connected
+from kube_server import ApiServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from autoscaler.cluster.api import Api
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    with ApiServer() as server:
+        yield server
+
+
+@pytest.fixture
+def plain(api: ApiServer) -> Iterator[Api]:
+    made = connected(api)
+    yield made
+    made.close()

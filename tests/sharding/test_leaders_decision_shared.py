@@ -7,8 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_rig import CHAT, connected, eventually
-from kube_server import ApiServer
+from cluster_rig import CHAT, eventually
 
 from autoscaler.cluster import shared as module
 from autoscaler.cluster.room import Sharing
@@ -18,22 +17,7 @@ from autoscaler.model import Decision, Role, RoleDecision, RoleKey
 from autoscaler.settings_cluster import ElectionSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from autoscaler.cluster.api import Api
-
-
-@pytest.fixture
-def api() -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        yield server
-
-
-@pytest.fixture
-def plain(api: ApiServer) -> Iterator[Api]:
-    made = connected(api)
-    yield made
-    made.close()
 
 
 def decision(at: float, desired: int) -> Decision:

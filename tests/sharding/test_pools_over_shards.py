@@ -29,7 +29,6 @@ from autoscaler.sharding import Shard, Union, own_parts, own_snapshot, shard, sh
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterator
     from pathlib import Path
 
     from autoscaler.cluster.api import Api, Resource
@@ -87,19 +86,6 @@ def runner(plain: Api, which: Shard, clock: Clock, *, needed: bool = True) -> El
     rivals = Rivals(plain, "default", excludes, needed=needed, monotonic=clock)
     name = which.named("tidegate")
     return Election(plain, TIMES, "default", f"{name} process", monotonic=clock, lease=name, rivals=rivals)
-
-
-@pytest.fixture
-def api() -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        yield server
-
-
-@pytest.fixture
-def plain(api: ApiServer) -> Iterator[Api]:
-    made = connected(api)
-    yield made
-    made.close()
 
 
 def test_two_numbers_of_shards_are_never_at_work_at_once(plain: Api) -> None:
