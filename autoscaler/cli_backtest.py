@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from autoscaler.cli_load import End, PrometheusAddress, Query, Recorded, Start
 from autoscaler.errors import BadSettings
 
 if TYPE_CHECKING:
@@ -33,18 +34,10 @@ def backtest(
     value: Annotated[
         str | None, typer.Option(help="Column of loads; empty cells are gaps.", show_default=False)
     ] = None,
-    prometheus: Annotated[
-        str | None, typer.Option(help="Instead of a file: address of a Prometheus.", show_default=False)
-    ] = None,
-    query: Annotated[
-        str | None, typer.Option(help="With --prometheus: PromQL of one series.", show_default=False)
-    ] = None,
-    start: Annotated[
-        float | None, typer.Option(help="With --prometheus: Unix seconds (default: 14 days back).", show_default=False)
-    ] = None,
-    end: Annotated[
-        float | None, typer.Option(help="With --prometheus: Unix seconds (default: now).", show_default=False)
-    ] = None,
+    prometheus: PrometheusAddress = None,
+    query: Query = None,
+    start: Start = None,
+    end: End = None,
     step: Annotated[float, typer.Option(help="Width of a bin, seconds.")] = 600.0,
     horizons: Annotated[str, typer.Option(help="Seconds ahead, separated by commas.")] = "600,1800,3600",
     quantile: Annotated[float, typer.Option(help="Of the bound.")] = 0.95,
@@ -64,7 +57,7 @@ def backtest(
     wape = mean |a - p| / mean a, pinball = mean pinball loss of b / mean a, n = forecasts judged.
     """
     _checked(step, quantile, warmup, plot)
-    times, values = _load(file, time, value, prometheus, query, (start, end), step)
+    times, values = Recorded(file, time, value, prometheus, query, (start, end)).read("a FILE", step)
     done = _run(times, values, step, _horizons(horizons), quantile, warmup, forecaster)
     if plot is not None:
         from autoscaler.backtest_picture import draw_backtest  # noqa: PLC0415 - matplotlib is an extra
@@ -102,33 +95,6 @@ def _horizons(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise BadSettings((f"--horizons {text!r} must be seconds separated by commas, such as 600,1800",)) from None
-
-
-def _load(
-    file: Path | None,
-    time: str,
-    value: str | None,
-    prometheus: str | None,
-    query: str | None,
-    span: tuple[float | None, float | None],
-    step: float,
-) -> tuple[Floats, Floats]:
-    from autoscaler import load_files  # noqa: PLC0415 - pandas loads in half a second; --help should not wait
-    from metrics_adapter.prometheus_http import PrometheusAccess  # noqa: PLC0415 - likewise
-
-    if (file is None) == (prometheus is None):
-        raise BadSettings(("give a FILE or --prometheus, one of them",))
-    if file is not None:
-        if value is None:
-            raise BadSettings(("--value: name the column of loads",))
-        return load_files.read_load(file, time, value)
-    if query is None or prometheus is None:
-        raise BadSettings(("--prometheus needs --query, the PromQL of one series",))
-    try:
-        access = PrometheusAccess(prometheus, timeout_s=60.0)
-    except ValueError as error:
-        raise BadSettings((f"--prometheus {prometheus}: {error}",)) from None
-    return load_files.query_load(access, query, *span, step)
 
 
 def _run(

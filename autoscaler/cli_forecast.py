@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from autoscaler.cli_load import End, PrometheusAddress, Query, Recorded, Start
 from autoscaler.errors import BadSettings
 
 if TYPE_CHECKING:
@@ -36,18 +37,10 @@ def forecast(
     value: Annotated[
         str | None, typer.Option(help="With --series: column of loads; empty cells are gaps.", show_default=False)
     ] = None,
-    prometheus: Annotated[
-        str | None, typer.Option(help="Instead of a file: address of a Prometheus.", show_default=False)
-    ] = None,
-    query: Annotated[
-        str | None, typer.Option(help="With --prometheus: PromQL of one series.", show_default=False)
-    ] = None,
-    start: Annotated[
-        float | None, typer.Option(help="With --prometheus: Unix seconds (default: 14 days back).", show_default=False)
-    ] = None,
-    end: Annotated[
-        float | None, typer.Option(help="With --prometheus: Unix seconds (default: now).", show_default=False)
-    ] = None,
+    prometheus: PrometheusAddress = None,
+    query: Query = None,
+    start: Start = None,
+    end: End = None,
     step: Annotated[
         float | None, typer.Option(help="Width of a bin, seconds (default: the usual distance).", show_default=False)
     ] = None,
@@ -61,7 +54,10 @@ def forecast(
     cover the rest.
     """
     wanted = _leads(leads)
-    times, values = _load(series, time, value, (prometheus, query), (start, end), step)
+    if step is not None and not (math.isfinite(step) and step > 0):
+        raise BadSettings((f"--step {step} must be finite and above 0 seconds",))
+    given = Recorded(series, time, value, prometheus, query, (start, end))
+    times, values = given.read("--series", step or 60.0)
     found = _diagnosed(times, values, step, [seconds for _, seconds in wanted])
     if as_json:
         typer.echo(json.dumps(_plain(found, wanted), indent=2))
@@ -83,37 +79,8 @@ def _leads(text: str) -> list[tuple[str, float]]:
     return sorted(found, key=lambda each: each[1])
 
 
-def _load(
-    file: Path | None,
-    time: str,
-    value: str | None,
-    asked: tuple[str | None, str | None],
-    span: tuple[float | None, float | None],
-    step: float | None,
-) -> tuple[Floats, Floats]:
-    from autoscaler import load_files  # noqa: PLC0415 - pandas loads in half a second; --help should not wait
-    from metrics_adapter.prometheus_http import PrometheusAccess  # noqa: PLC0415 - likewise
-
-    prometheus, query = asked
-    if step is not None and not (math.isfinite(step) and step > 0):
-        raise BadSettings((f"--step {step} must be finite and above 0 seconds",))
-    if (file is None) == (prometheus is None):
-        raise BadSettings(("give --series or --prometheus, one of them",))
-    if file is not None:
-        if value is None:
-            raise BadSettings(("--value: name the column of loads",))
-        return load_files.read_load(file, time, value)
-    if query is None or prometheus is None:
-        raise BadSettings(("--prometheus needs --query, the PromQL of one series",))
-    try:
-        access = PrometheusAccess(prometheus, timeout_s=60.0)
-    except ValueError as error:
-        raise BadSettings((f"--prometheus {prometheus}: {error}",)) from None
-    return load_files.query_load(access, query, *span, step or 60.0)
-
-
 def _diagnosed(times: Floats, values: Floats, step: float | None, leads: list[float]) -> Diagnosis:
-    import numpy as np  # noqa: PLC0415 - see _load
+    import numpy as np  # noqa: PLC0415 - --help should not wait for it
 
     from forecasting.diagnosis import diagnose  # noqa: PLC0415 - likewise
     from forecasting.series import Series  # noqa: PLC0415 - likewise
