@@ -18,11 +18,13 @@ from autoscaler.yaml_text import Document, parse
 from optimizer import check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from optimizer import Problem
 
 LONGEST = 80
+SHAPES = frozenset({"tuple_type", "too_short", "float_type", "int_type", "float_parsing", "int_parsing"})
+"""Complaints about the shape of a value as a whole."""
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -51,7 +53,7 @@ def load_problem(path: str) -> Problem:
     try:
         problem = ProblemFile.model_validate(document.values).plain()
     except ValidationError as error:
-        raise BadSettings(tuple(_sentence(detail, document, where) for detail in error.errors())) from None
+        raise BadSettings(tuple(_sentence(detail, document, where) for detail in _telling(error.errors()))) from None
     if wrong := check(problem):
         raise BadSettings(tuple(f"{where}: {fault}" for fault in wrong))
     return problem
@@ -67,6 +69,8 @@ def _document(text: str, where: str) -> Document:
         raise BadSettings((f"{where}: {error}",)) from None
     except (json.JSONDecodeError, RecursionError):
         return parse(text, where)  # a YAML flow mapping; if it is neither, YAML names the line
+    except ValueError:  # Python refuses to read whole numbers of more than 4,300 digits
+        raise BadSettings((f"{where}: holds a number with thousands of digits; none may be above 1e12",)) from None
 
 
 class _NotJsonError(ValueError):
@@ -92,6 +96,21 @@ def _places(detail: Any) -> Iterator[str | int]:
             yield part
 
 
+def _telling(details: Sequence[Any]) -> Iterator[Any]:
+    """The complaints that tell something.
+
+    That a value has not one of the shapes it may have, or a list too few sound items, does not where there is a
+    complaint about a part of it, or another about itself.
+    """
+    places = [tuple(_places(detail)) for detail in details]
+    shapes = [detail["type"] in SHAPES for detail in details]
+    for n, (detail, place, shape) in enumerate(zip(details, places, shapes, strict=True)):
+        parts = any(len(other) > len(place) and other[: len(place)] == place for other in places)
+        itself = any(other == place and (m < n or not shapes[m]) for m, other in enumerate(places))
+        if not (shape and (parts or itself)):
+            yield detail
+
+
 def _sentence(detail: Any, document: Document, where: str) -> str:
     place = tuple(_places(detail))
     ends = range(len(place), 0, -1)
@@ -100,7 +119,7 @@ def _sentence(detail: Any, document: Document, where: str) -> str:
     path = ".".join(str(part) for part in place)
     value = repr(detail["input"])
     shown = value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     if detail["type"] == "extra_forbidden":
         return f"{origin}: {path}: unknown key; `tidegate plan --schema` names them all"
     if detail["type"] == "missing":

@@ -22,7 +22,8 @@ subject to
     budget, max_gpus_preempted, disruption, quota, waves   sums over pools at every time point
 
 Minimums are elastic at a price above everything else, so that a problem whose minimums cannot be met still gets its
-best plan and the names of what clashed. Rules in `relaxed` are elastic too.
+best plan and the names of what clashed. Rules in `relaxed` are elastic too. What is starting has to be awaited; where a
+rule forbids that (a quota of 0, say) the program has no answer, and `relax` looks for what gives way.
 """
 
 from __future__ import annotations
@@ -55,13 +56,6 @@ if TYPE_CHECKING:
     from optimizer.program import Term
 
 
-def _firm(model: Model, p: int, r: int) -> bool:
-    """Whether everything starting for a role has to be awaited: unless a bound lies below what is asked for."""
-    role = model.ladder.problem.pools[p].roles[r]
-    asked = sum(model.ladder.ways[w].cap for w in model.of_role(p, r) if model.ladder.ways[w].held is not Held.SOURCE)
-    return asked <= role.maximum and not model.ladder.over_budget
-
-
 def define_replicas(model: Model) -> None:
     """`x`: replicas of each way serving in each period; `u`: those that begin to. What exists only shrinks."""
     program, ladder = model.program, model.ladder
@@ -77,7 +71,7 @@ def define_replicas(model: Model) -> None:
         if existing:
             program.constant += way.release_price * way.cap
             program.cost[columns[-1]] -= way.release_price
-            if way.held is Held.STARTING and _firm(model, way.pool, way.role):
+            if way.held is Held.STARTING and model.firm(way.pool, way.role):
                 program.lower[columns[0]] = way.cap
             for i, (one, after) in enumerate(pairwise(columns), way.first):
                 program.row(f"kept[{stem},{i + 1}]", ((after, 1.0), (one, -1.0)), most=0.0)
@@ -245,9 +239,12 @@ DEFINITIONS = (
 """In the order in which they need each other."""
 
 
-def build(ladder: Ladder, relaxed: frozenset[Rule] = frozenset()) -> Model:
-    """Write the whole program; rules in `relaxed` may give way, measured by the columns `Model.gave`."""
-    model = Model(ladder, relaxed)
+def build(ladder: Ladder, relaxed: frozenset[Rule] = frozenset(), *, awaiting: bool = True) -> Model:
+    """Write the whole program; rules in `relaxed` may give way, measured by the columns `Model.gave`.
+
+    Without `awaiting` what is starting may be given up: then there always is an answer.
+    """
+    model = Model(ladder, relaxed, awaiting)
     for define in DEFINITIONS:
         define(model)
     return model

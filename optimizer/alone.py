@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from optimizer.alone_few import MOST_FEW, few, most_layers
+from optimizer.alone_many import many
 from optimizer.ladder import Held
 
 if TYPE_CHECKING:
@@ -30,10 +32,8 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
     Counts = NDArray[np.int64]
 
-MOST_LAYERS = 2_000_000
 EPSILON = 1e-9
 LEAST_LACK = 1e-6
-FAR = np.inf
 
 
 class Kind(NamedTuple):
@@ -46,7 +46,10 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Answers for pools of one kind: `kept`, `awaited` and `taken[s]` replicas by pool and period."""
+    """Answers for pools of one kind: `kept`, `awaited` and `taken[s]` replicas by pool and period.
+
+    From these follow `lacking`, demand not covered, and `begun[s]`, replicas that begin to serve.
+    """
 
     pools: tuple[int, ...]
     ways: tuple[Way, ...]
@@ -63,18 +66,21 @@ class Group:
     kept: Counts
     awaited: Counts
     taken: Counts
+    lacking: Numbers
+    begun: Counts
 
-    def lacking(self) -> Numbers:
-        """Demand not covered, by pool and period."""
-        serving = self.kept + self.awaited + self.taken.sum(axis=2)
-        lack = self.demand - serving * self.capacity[:, None]
-        return np.maximum(np.where(lack > LEAST_LACK, lack, 0.0), 0.0)
 
-    def begun(self) -> Counts:
-        """Replicas that begin to serve, by pool, period and way."""
-        before = np.concatenate((np.zeros_like(self.taken[:, :1]), self.taken[:, :-1]), axis=1)
-        grown: Counts = np.maximum(self.taken - before, 0)
-        return grown
+def _lacking(demand: Numbers, capacity: Numbers, serving: Counts) -> Numbers:
+    """Demand not covered, by pool and period."""
+    lack = demand - serving * capacity[:, None]
+    return np.maximum(np.where(lack > LEAST_LACK, lack, 0.0), 0.0)
+
+
+def _begun(taken: Counts) -> Counts:
+    """Replicas that begin to serve, by pool, period and way."""
+    before = np.concatenate((np.zeros_like(taken[:, :1]), taken[:, :-1]), axis=1)
+    grown: Counts = np.maximum(taken - before, 0)
+    return grown
 
 
 def _simple(pool: Pool) -> bool:
@@ -117,98 +123,7 @@ def _steps(pool: Pool, points: Sequence[float], horizon_s: float) -> list[float]
     return found
 
 
-@dataclass(slots=True)
-class _Layers:
-    """One row per replica number of every pool of a group."""
-
-    pool: Counts
-    number: Counts
-    gain: Numbers
-    forced: NDArray[np.bool_]
-    arrived: NDArray[np.bool_]
-    landing: Counts
-
-
-def _layers(demand: Numbers, facts: dict[str, NDArray[np.float64]], hours: Numbers) -> _Layers | None:
-    """The layers worth looking at: what exists, what the minimum asks for, and what any demand could use."""
-    needed = np.ceil(demand.max(axis=1) / facts["capacity"] - EPSILON)
-    there = facts["current"] + facts["starting"]
-    needed += facts["starting"]
-    most = np.maximum(np.maximum(np.minimum(needed, facts["maximum"]), facts["minimum"]), there).astype(np.int64)
-    if most.sum() > MOST_LAYERS:
-        return None
-    pool = np.repeat(np.arange(len(most)), most)
-    number = np.arange(most.sum()) - np.repeat(np.cumsum(most) - most, most)
-    starting = facts["starting"][pool]
-    waiting = number < starting
-    landing = np.where(waiting, facts["lands"][pool], -1).astype(np.int64)
-    landed = np.arange(demand.shape[1]) >= facts["lands"][pool][:, None]
-    # once the starting ones have landed they are the lowest layers, and everything before moves up by their number
-    layer = np.where(landed | waiting[:, None], number[:, None], (number - starting)[:, None])
-    capacity = facts["capacity"][pool][:, None]
-    part = np.clip(demand[pool] - layer * capacity, 0.0, capacity)
-    part[waiting[:, None] & ~landed] = 0.0
-    gain = part * facts["price"][pool][:, None] * hours
-    arrived = ~waiting & (number < starting + facts["current"][pool])
-    return _Layers(pool, number, gain, number < facts["minimum"][pool], arrived, landing)
-
-
-def _solve(rows: _Layers, ways: Sequence[Way], facts: dict[str, NDArray[np.float64]], hours: Numbers) -> Counts | None:
-    """The best state of each layer in each period: 0 off, 1 existing, 2 + s on by way s. None where one cannot be met.
-
-    `value[state]` is the least cost up to a period; `came[i][state]` the state before it on the way there.
-    """
-    count, periods = rows.gain.shape
-    states = len(ways) + 2
-    hold = facts["hold"][rows.pool]
-    go = facts["let_go"][rows.pool]
-    index = np.arange(count)
-    value = np.full((count, states), FAR)
-    value[:, 0] = np.where(rows.arrived, FAR, 0.0)
-    value[:, 1] = np.where(rows.arrived, 0.0, FAR)
-    fresh = np.where(rows.arrived, FAR, 0.0)
-    came = np.zeros((periods, count, states), dtype=np.int8)
-    for i in range(periods):
-        leaving = value.copy()
-        leaving[:, 1] += go
-        best_from = np.argmin(leaving, axis=1)
-        best = leaving[index, best_from]
-        after = np.full_like(value, FAR)
-        off = np.where(rows.forced, fresh, best)
-        after[:, 0] = off
-        came[i][:, 0] = np.where(rows.forced, 0, best_from)
-        after[:, 1] = value[:, 1] + hold * hours[i] - rows.gain[:, i]
-        came[i][:, 1] = 1
-        landing = rows.landing == i
-        if landing.any():
-            after[landing, 1] = value[landing, 0] + hold[landing] * hours[i] - rows.gain[landing, i]
-            came[i][landing, 1] = 0
-        for s, way in enumerate(ways, 2):
-            if i < way.first:
-                continue
-            start, origin = np.where(rows.landing > i, FAR, best + way.start_price), best_from
-            if i != way.first:
-                start = np.where(rows.forced & (best_from == 0), FAR, start)
-            stays = value[:, s] <= start
-            run = way.hour_price * hours[i] - rows.gain[:, i]
-            after[:, s] = np.where(stays, value[:, s], start) + run
-            came[i][:, s] = np.where(stays, s, origin)
-        if landing.any():
-            others = [0, *range(2, states)]
-            after[np.ix_(np.flatnonzero(landing), others)] = FAR
-        value = after
-    value[:, 0] = np.where(rows.forced, FAR, value[:, 0])
-    state = np.argmin(value, axis=1)
-    if not np.isfinite(value[index, state]).all():
-        return None
-    path = np.empty((count, periods), dtype=np.int64)
-    for i in range(periods - 1, -1, -1):
-        path[:, i] = state
-        state = came[i][index, state]
-    return path
-
-
-def _facts(problem: Problem, pools: Sequence[int], points: Sequence[float]) -> dict[str, NDArray[np.float64]]:
+def _facts(problem: Problem, pools: Sequence[int], points: Sequence[float]) -> dict[str, list[float]]:
     columns: dict[str, list[float]] = {
         name: []
         for name in ("capacity", "price", "current", "starting", "lands", "minimum", "maximum", "hold", "let_go")
@@ -231,30 +146,25 @@ def _facts(problem: Problem, pools: Sequence[int], points: Sequence[float]) -> d
         columns["hold"].append(hold)
         lost = go.release_price + hold * go.drain_s / 3600.0 if go else 0.0
         columns["let_go"].append(problem.rules.churn_price + lost)
-    return {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+    return columns
 
 
 def _group(problem: Problem, frame: Frame, pools: Sequence[int], ways: Sequence[Way]) -> Group | None:
-    points, hours = frame.points, np.asarray(frame.hours)
-    demand = np.asarray([_steps(problem.pools[p], points, problem.horizon_s) for p in pools])
-    facts = _facts(problem, pools, points)
-    if (facts["lands"] >= len(points)).any():
+    points = frame.points
+    steps = [_steps(problem.pools[p], points, problem.horizon_s) for p in pools]
+    columns = _facts(problem, pools, points)
+    if max(columns["lands"]) >= len(points):
         return None
-    rows = _layers(demand, facts, hours)
-    if rows is None:
+    demand = np.asarray(steps)
+    facts = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+    one = {name: values[0] for name, values in columns.items()}
+    if len(pools) == 1 and (most := most_layers(steps[0], one)) <= MOST_FEW:
+        found = few(steps[0], one, frame.hours, ways, most)
+    else:
+        found = many(demand, facts, np.asarray(frame.hours), ways)
+    if found is None:
         return None
-    path = _solve(rows, ways, facts, hours)
-    if path is None:
-        return None
-    shape = (len(pools), len(points))
-
-    def summed(mask: NDArray[np.bool_]) -> Counts:
-        out = np.zeros(shape, dtype=np.int64)
-        np.add.at(out, rows.pool, mask)
-        return out
-
-    existing = path == 1
-    arrived = rows.arrived[:, None]
+    kept, awaited, taken = found
     return Group(
         pools=tuple(pools),
         ways=tuple(ways),
@@ -268,11 +178,11 @@ def _group(problem: Problem, frame: Frame, pools: Sequence[int], ways: Sequence[
         minimum=facts["minimum"].astype(np.int64),
         hold=facts["hold"],
         let_go=facts["let_go"],
-        kept=summed(existing & arrived),
-        awaited=summed(existing & ~arrived),
-        taken=np.stack([summed(path == s) for s in range(2, len(ways) + 2)], axis=2)
-        if ways
-        else np.zeros((*shape, 0), dtype=np.int64),
+        kept=kept,
+        awaited=awaited,
+        taken=taken,
+        lacking=_lacking(demand, facts["capacity"], kept + awaited + taken.sum(axis=2)),
+        begun=_begun(taken),
     )
 
 

@@ -15,6 +15,8 @@ from optimizer.result import Answer, Hint, PoolPlan, RolePlan, Status
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from optimizer.alone import Group
     from optimizer.ladder import Frame
     from optimizer.lots import Lot
@@ -25,7 +27,7 @@ TOLERANCE = 1e-6
 
 def _cost(frame: Frame, group: Group) -> Cost:
     hours = np.asarray(frame.hours)
-    begun = group.begun().sum(axis=(0, 1))
+    begun = group.begun.sum(axis=(0, 1))
     hourly = np.asarray([way.hour_price for way in group.ways])
     once = np.asarray([way.start_price for way in group.ways])
     held = float((group.hold[:, None] * (group.kept + group.awaited) * hours).sum())
@@ -34,7 +36,7 @@ def _cost(frame: Frame, group: Group) -> Cost:
     return Cost(
         held=held,
         one_off=float((begun * once).sum()) if group.ways else 0.0,
-        shortage=float((group.lacking() * group.price[:, None] * hours).sum()),
+        shortage=float((group.lacking * group.price[:, None] * hours).sum()),
         released=let,
     )
 
@@ -50,15 +52,18 @@ def _sizing(problem: Problem, frame: Frame, group: Group) -> Iterator[str]:
             yield f"capacity[{key}@lead={frame.points[peaks[n]]:g}]"
         elif group.minimum[n]:
             yield f"minimum[{key}]"
-        if problem.pools[p].roles[0].maximum <= serving[n].max() and group.lacking()[n].any():
+        if problem.pools[p].roles[0].maximum <= serving[n].max() and group.lacking[n].any():
             yield f"maximum[{key}]"
 
 
-def _role(group: Group, n: int, now: int, variant: str) -> RolePlan:
-    kept = int(group.kept[n, 0])
+def _role(group: Group, n: int, now: NDArray[np.int64], variant: str) -> RolePlan:
+    """What a pool's one role should have; `now`: replicas ordered now, by way."""
+    kept, taken = int(group.kept[n, 0]), int(now.sum())
     current, starting = int(group.current[n]), int(group.starting[n])
-    target = kept + starting + now
-    return RolePlan(target, kept, current - kept, starting, 0, now, {variant: target})
+    target = kept + starting + taken
+    there = group.kept[n] + group.awaited[n] + np.minimum(group.taken[n], now).sum(axis=1)
+    at_once = max(kept + starting, int(there.max()))
+    return RolePlan(target, kept, current - kept, starting, 0, taken, {variant: target}, at_once)
 
 
 def _moves(frame: Frame, group: Group, n: int, pool: Pool, left: dict[str, int]) -> Iterator[Action]:
@@ -110,19 +115,19 @@ def _placed(lots: Sequence[Lot], gpus: int, count: int, left: dict[str, int]) ->
 
 
 def _plans(problem: Problem, frame: Frame, group: Group) -> Iterator[PoolPlan]:
-    begun = group.begun()
-    now = np.zeros(len(group.pools), dtype=np.int64)
+    begun = group.begun
+    now = np.zeros((len(group.pools), len(group.ways)), dtype=np.int64)
     for s, way in enumerate(group.ways):
         due = [
             j for j in range(way.first, len(frame.points)) if frame.points[j] - way.lead_s < _next(frame) - TOLERANCE
         ]
-        now += begun[:, due, s].sum(axis=1)
-    lacking = group.lacking()
+        now[:, s] = begun[:, due, s].sum(axis=1)
+    lacking = group.lacking
     short = np.asarray(lacking.any(axis=1))
     for n, p in enumerate(group.pools):
         pool = problem.pools[p]
         role = pool.roles[0]
-        wanted = _role(group, n, int(now[n]), role.variants[0].key)
+        wanted = _role(group, n, now[n], role.variants[0].key)
         lack = zip(frame.points, lacking[n].tolist(), strict=True) if short[n] else ()
         yield PoolPlan(pool.key, {role.key: wanted}, tuple((at_s, amount) for at_s, amount in lack if amount > 0))
 

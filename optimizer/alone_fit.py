@@ -26,7 +26,7 @@ def occupied(frame: Frame, groups: Sequence[Group]) -> dict[int, Counts]:
     n = len(frame.points)
     found: dict[int, Counts] = {}
     for group in groups:
-        begun = group.begun().sum(axis=0)
+        begun = group.begun.sum(axis=0)
         taken = group.taken.sum(axis=0)
         for s, way in enumerate(group.ways):
             if way.shelf is None:
@@ -67,7 +67,7 @@ def too_many(problem: Problem, frame: Frame, group: Group) -> bool:
         + group.taken.sum(axis=2)
         + np.where(np.arange(len(frame.points)) < group.lands[:, None], group.starting[:, None], group.awaited)
     )
-    begun = group.begun()
+    begun = group.begun
     for s, way in enumerate(group.ways):
         for j in range(way.first, len(frame.points)):
             asked[:, _before(frame.points, j, way.lead_s) : j] += begun[:, j, s][:, None]

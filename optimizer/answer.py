@@ -47,6 +47,7 @@ def _role_plan(model: Model, serving: Serving, p: int, r: int) -> RolePlan:
     kept = released = awaited = given_up = taken = 0
     variants = model.ladder.problem.pools[p].roles[r].variants
     split = dict.fromkeys((variant.key for variant in variants), 0)
+    there = [0] * len(model.ladder.points)
     for w in model.of_role(p, r):
         way, numbers = model.ladder.ways[w], serving[w]
         if way.held is Held.ARRIVED:
@@ -61,7 +62,9 @@ def _role_plan(model: Model, serving: Serving, p: int, r: int) -> RolePlan:
             mine = _ordered_now(model.ladder, w, numbers)
             taken += mine
         split[variants[way.variant].key] += mine
-    return RolePlan(kept + awaited + taken, kept, released, awaited, given_up, taken, MappingProxyType(split))
+        there = [so_far + min(number, mine) for so_far, number in zip(there, numbers, strict=True)]
+    at_once, target = max(kept + awaited, *there), kept + awaited + taken
+    return RolePlan(target, kept, released, awaited, given_up, taken, MappingProxyType(split), at_once)
 
 
 def _ordered_now(steps: Ladder, w: int, numbers: Sequence[int]) -> int:

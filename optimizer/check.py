@@ -196,7 +196,8 @@ def _check_rules(rules: Rules, pools: frozenset[str]) -> Iterator[str]:
             if key not in pools:
                 yield f"rules: quota {quota.key!r} names {key!r}, which is no pool"
     if len(set(rules.relax)) < len(rules.relax) or not set(rules.relax) <= set(Rule):
-        yield f"rules: relax {list(rules.relax)} must name each of {[str(rule) for rule in Rule]} at most once"
+        given, known = ([str(rule) for rule in some] for some in (rules.relax, Rule))
+        yield f"rules: relax {given} must name each of {known} at most once"
 
 
 def _held_on(problem: Problem) -> Counter[str]:

@@ -77,6 +77,14 @@ class Climb:
         other.ways = [w for w in self.ways if self.state.ladder.ways[w].domain == domain]
         return other
 
+    def loose(self) -> Climb:
+        """The same role on what exists and on single GPUs only: no blocks are opened for it."""
+        other = Climb(self.state, self.p, self.r, self.segments)
+        ladder = self.state.ladder
+        shelves = [(w, ladder.ways[w].shelf) for w in self.ways]
+        other.ways = [w for w, shelf in shelves if shelf is None or ladder.shelves[shelf].loose]
+        return other
+
     def _gain(self, capacity: float, i: int) -> float:
         """Worth of one more replica in a period."""
         total = edge = 0.0
@@ -228,6 +236,7 @@ class Climb:
                 step = self.best_interval(offered, self.gains(way.capacity))
                 step = step or Step(w, way.first, way.first + 1, 1, 0.0, 0.0)
                 count = min(left, self.stride(step)) if step.gain else left
+                step = step._replace(gain=FREELY)
                 self.take(step, count)
                 left -= count
         self._lift_bars()

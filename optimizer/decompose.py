@@ -11,7 +11,6 @@ problem gives the same plan on every machine.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,8 +59,10 @@ SHARE_TO_DECIDE = 0.08
 """Of the time limit, for giving units their paths one after the other."""
 MOST_CHOICES = 400
 """Paths among which the last step chooses, beside those that the units follow already."""
-SHARE_TO_SETTLE = 0.1
-"""Of the time limit, for the last step, each time."""
+FEW = 6
+"""Units up to which the solver makes more of the time than settling again."""
+MOST_NEAR = 3
+"""Paths of a unit for which others near them are looked at too."""
 SHARE_TO_FOLLOW = 0.1
 """Of the time limit, for paths that suit the blocks of the first plan."""
 
@@ -137,8 +138,8 @@ def _converged(master: Master, pricing: _Pricing, limits: Limits) -> float:
     return float(best)
 
 
-def _choices(master: Master, limits: Limits) -> dict[int, Choice] | None:
-    """The paths each unit may still take: the one it follows already, or those that cost least at the last prices."""
+def _choices(master: Master, pricing: _Pricing, limits: Limits) -> dict[int, Choice] | None:
+    """The paths each unit may still take: those it follows already, the cheapest ones, and others near them."""
     found = master.relaxed(limits.time_s)
     if found is None:
         return None
@@ -157,16 +158,18 @@ def _choices(master: Master, limits: Limits) -> dict[int, Choice] | None:
         chosen = some[: max(most, likely)]
         # the paths to begin with, one for each, fit together, and the bare ones fit into anything
         chosen += [n for n in some if n < FIRST * len(ranked) and n not in chosen]
-        found_for[unit] = Choice([master.paths[n][1] for n in chosen], likely)
+        paths = [master.paths[n][1] for n in chosen]
+        for n in some[: min(likely, MOST_NEAR)]:
+            paths += pricing.pricers[unit].near(master.paths[n][1])
+        found_for[unit] = Choice(paths, likely)
     return found_for
 
 
 def _settled(
-    master: Master, limits: Limits, enough: float, *, search: bool, opened: Open | None = None
+    master: Master, pricing: _Pricing, limits: Limits, enough: float, opened: Open | None = None
 ) -> Settled | None:
-    choices = _choices(master, limits)
-    last = replace(limits, time_s=SHARE_TO_SETTLE * limits.time_s, gap=SPARE * limits.gap)
-    return None if choices is None else Settling(master, choices, opened).solved(last, enough, search=search)
+    choices = _choices(master, pricing, limits)
+    return None if choices is None else Settling(master, choices, opened).solved(limits, enough)
 
 
 def _blocks(master: Master, values: Floats) -> Open:
@@ -216,7 +219,7 @@ def _decide(master: Master, pricing: _Pricing, limits: Limits) -> None:
             master.add(pricing.cheapest(master.prices(again[1]))[1])
 
 
-def _improved(master: Master, pricing: _Pricing, limits: Limits, best: Settled, enough: float) -> Settled:
+def _improved(master: Master, pricing: _Pricing, limits: Limits, best: Settled, bound: float, enough: float) -> Settled:
     """Settle again with given blocks, those near the master program's or the plan's, and paths found for them."""
     found = master.relaxed(limits.time_s)
     if found is None:
@@ -230,12 +233,12 @@ def _improved(master: Master, pricing: _Pricing, limits: Limits, best: Settled, 
     if cost < best.cost:
         master.fix(ways[n])
         _decide(master, pricing, limits)
-        other = _settled(master, limits, enough, search=True, opened=ways[n])
+        other = _settled(master, pricing, limits, enough, ways[n])
         best = other if other is not None and other.cost < best.cost else best
         master.unbind()
-    if best.cost > enough:
+    if best.cost - bound > limits.gap * abs(best.cost):
         master.fix(first)
-        other = _settled(master, limits, enough, search=True)
+        other = _settled(master, pricing, limits, enough)
         best = other if other is not None and other.cost < best.cost else best
     return best
 
@@ -267,7 +270,7 @@ def decomposed(model: Model, plan: tuple[Serving, Open], limits: Limits) -> Apar
     if any(model.domains.values()):
         return Apart(bound, None)
     enough = bound + (1.0 - SPARE) * limits.gap * abs(bound)
-    best = _settled(master, limits, enough, search=False)
-    if best is not None and best.cost > enough:
-        best = _improved(master, pricing, limits, best, enough)
+    best = _settled(master, pricing, limits, enough)
+    if best is not None and len(found) > FEW and best.cost - bound > limits.gap * abs(best.cost):
+        best = _improved(master, pricing, limits, best, bound, enough)
     return Apart(bound, None if best is None else (best.serving, best.opened))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from optimizer.ladder import Held
 from optimizer.problem import HOUR_S, Tier
@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6
 UNLIMITED = 10**9
+
+
+class Taken(NamedTuple):
+    """Replicas of a way taken for the periods from `begin` to before `end`, with the blocks opened for them."""
+
+    way: int
+    begin: int
+    end: int
+    replicas: int
+    blocks: dict[int, range]
+    block_price: float
 
 
 class State:
@@ -46,6 +57,8 @@ class State:
         self.preempted = [0] * n
         self.disrupted: dict[str, list[int]] = {limit.group: [0] * n for limit in ladder.problem.rules.disruptions}
         self.quotas = [[0] * n for _ in ladder.problem.rules.quotas]
+        self.taken: list[Taken] = []
+        self.drawn = {lot for way in ladder.ways if way.shelf is not None for lot in ladder.shelves[way.shelf].lots}
         self.paid_blocks()
 
     def paid_blocks(self) -> None:
@@ -133,13 +146,8 @@ class State:
         for quota, used in zip(rules.quotas, self.quotas, strict=True):
             if self._counts(way, quota.accelerator, quota.pools):
                 room = min(room, min(quota.gpus - used[i] for i in holding) // way.gpus)
-        preempting = way.shelf is not None and self.ladder.shelves[way.shelf].tier is Tier.PREEMPT
-        if (
-            preempting
-            and way.shelf is not None
-            and self.ladder.shelves[way.shelf].loose
-            and rules.max_gpus_preempted is not None
-        ):
+        shelf = None if way.shelf is None else self.ladder.shelves[way.shelf]
+        if shelf is not None and shelf.loose and shelf.tier is Tier.PREEMPT and rules.max_gpus_preempted is not None:
             room = min(room, min(rules.max_gpus_preempted - self.preempted[i] for i in holding) // way.gpus)
         wave = self._wave(way)
         if wave is not None:
@@ -218,18 +226,12 @@ class State:
             return True
         for other, opened in self.open.items():
             gang = self.ladder.lots[other]
-            if gang.priority is None or gang.priority >= lot.priority or not self._reachable(other):
+            if gang.priority is None or gang.priority >= lot.priority or other not in self.drawn:
                 continue
             beside = (gang.accelerator, gang.domain) == (lot.accelerator, lot.domain)
             if beside and any(i >= gang.ready and not opened[i] and i not in more.get(other, ()) for i in span):
                 return False
         return True
-
-    def _reachable(self, index: int) -> bool:
-        for place, shelf in enumerate(self.ladder.shelves):
-            if index in shelf.lots:
-                return any(way.shelf == place for way in self.ladder.ways)
-        return False
 
     def _span(self, index: int, holding: range) -> range:
         """The periods a block opened for these is held: at least its minimum billing."""
@@ -276,6 +278,8 @@ class State:
         way = self.ladder.ways[w]
         wish = min(count, self._room(w, way, begin, end))
         _, holding = self._spans(way, begin, end)
+        blocks: dict[int, range] = {}
+        price = 0.0
         if way.shelf is not None and wish > 0:
             shelf = self.ladder.shelves[way.shelf]
             if shelf.loose:
@@ -290,18 +294,26 @@ class State:
         if wish <= 0:
             return 0
         self._hold(w, way, begin, end, wish)
+        self.taken.append(Taken(w, begin, end, wish, blocks, price))
         return wish
 
-    def _open(self, blocks: dict[int, range]) -> None:
+    def give_back(self, mark: int) -> None:
+        """Undo everything taken after the first `mark` times."""
+        while len(self.taken) > mark:
+            w, begin, end, count, blocks, _ = self.taken.pop()
+            self._hold(w, self.ladder.ways[w], begin, end, -count)
+            self._open(blocks, -1)
+
+    def _open(self, blocks: dict[int, range], each: int = 1) -> None:
         for index, span in blocks.items():
             lot = self.ladder.lots[index]
             for i in span:
-                self.open[index][i] += 1
-                self.spent[i] += lot.hold_price
+                self.open[index][i] += each
+                self.spent[i] += each * lot.hold_price
                 if lot.tier is Tier.PREEMPT:
-                    self.preempted[i] += lot.block_gpus
+                    self.preempted[i] += each * lot.block_gpus
                     if lot.group in self.disrupted:
-                        self.disrupted[lot.group][i] += 1
+                        self.disrupted[lot.group][i] += each
 
     def _hold(self, w: int, way: Way, begin: int, end: int, count: int) -> None:
         asked, holding = self._spans(way, begin, end)

@@ -76,6 +76,11 @@ class Ladder:
     over_budget: bool
     minimums: tuple[tuple[int, ...], ...]
 
+    def paid_for(self, i: int) -> float:
+        """Price per hour of the nodes that are paid for already in period i, and so held whatever is decided."""
+        here = self.points[i]
+        return sum(lot.held * lot.hold_price for lot in self.lots if lot.held and here < lot.paid_s - EPSILON_S)
+
     def before(self, start: int, seconds: float) -> int:
         """The period that lies `seconds` before point `start`: the earliest touched; never before 0."""
         return max(0, bisect_right(self.points, self.points[start] - seconds + EPSILON_S) - 1)

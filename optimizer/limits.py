@@ -154,7 +154,7 @@ def define_order(model: Model) -> None:
 
 
 def define_budget(model: Model) -> None:
-    """`budget@t`: the price per hour of all that is held."""
+    """`budget@t`: the price per hour of all that is held; never less than that of nodes that are paid for already."""
     budget = model.ladder.problem.rules.budget_per_hour
     if budget is None:
         return
@@ -165,7 +165,7 @@ def define_budget(model: Model) -> None:
             if model.ladder.lots[place].hold_price:
                 terms.append((opened[i], model.ladder.lots[place].hold_price))
         if terms:
-            model.program.row(f"budget{model.at(i)}", [*terms, *slack], most=budget)
+            model.program.row(f"budget{model.at(i)}", [*terms, *slack], most=max(budget, model.ladder.paid_for(i)))
 
 
 def define_preemption(model: Model) -> None:

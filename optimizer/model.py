@@ -25,11 +25,13 @@ class Model:
     `serving[w]` and `begun[w]` hold the columns of way w from its first period on, `opened[l]` and `bought[l]` those of
     a lot's blocks, `lacking[p][i]` those of the shortage, `missing[p, r]` the replicas below a minimum, `within[p, i]`
     what is served per domain, `across[p, i]` what crosses, `converted[p, r, v, i]` replicas ready to convert,
-    `bursts[p, i]` burst capacity lacking, `gave` the violation of relaxed rules.
+    `bursts[p, i]` burst capacity lacking, `gave` the violation of relaxed rules. Without `awaiting` everything that is
+    starting may be given up.
     """
 
     ladder: Ladder
     relaxed: frozenset[Rule]
+    awaiting: bool = True
     program: Program = field(default_factory=Program)
     needs: list[tuple[Wanted, ...]] = field(default_factory=list)
     serving: list[list[int]] = field(default_factory=list)
@@ -86,6 +88,13 @@ class Model:
         Pending starts would not do: they are only bounded from below, and a start that never serves is cheap.
         """
         return self.serving[w][max(0, i - self.ladder.ways[w].first)]
+
+    def firm(self, p: int, r: int) -> bool:
+        """Whether everything starting for a role has to be awaited: unless a bound lies below what is asked for."""
+        ways = (self.ladder.ways[w] for w in self.of_role(p, r))
+        asked = sum(way.cap for way in ways if way.held is not Held.SOURCE)
+        maximum = self.ladder.problem.pools[p].roles[r].maximum
+        return self.awaiting and asked <= maximum and not self.ladder.over_budget
 
     def of_role(self, p: int, r: int) -> list[int]:
         """The ways of one role."""

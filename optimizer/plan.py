@@ -24,8 +24,8 @@ from optimizer.evidence import Cost
 from optimizer.ladder import frame
 from optimizer.part import Part, solved
 from optimizer.parts import fits_together, parts
-from optimizer.problem import ProblemError, Tier
-from optimizer.relax import relaxed
+from optimizer.problem import ProblemError, Rule, Tier
+from optimizer.relax import overspent, relaxed
 from optimizer.result import Alternative, Effort, Hint, Plan, Status
 from optimizer.sentences import sentences
 
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     from optimizer.ladder import Frame
     from optimizer.point import Moments
     from optimizer.problem import Problem
+    from optimizer.relax import Yielded
     from optimizer.result import Answer
 
 TOLERANCE = 1e-6
 MOST_COMPARED = 200
 """Pools up to which the plan without the dearest tier is worked out as well: it costs as much as the plan."""
 USUAL = Effort()
+OVERSPENT = "nodes that are paid for already cost more than the budget; nothing else is held while they are"
 NOBODY = ""
 """No pool has an empty key: a source for it alone is one nobody new may draw on."""
 
@@ -53,13 +55,21 @@ def _missing(part: Part) -> bool:
 
 def _yielding(part: Part, effort: Effort, what: str) -> Part:
     """Let rules give way in their order until the minimums are met."""
-    outcome = relaxed(part.model, part.values, effort.limits)
-    if outcome is None:
+    clash = part.status is Status.INFEASIBLE
+    if not clash and not _missing(part):
         return part
-    model, values, gave, met = outcome
-    status = part.status if met else Status.INFEASIBLE
-    words = f"{what}: minimums clash; " + (f"{' and '.join(gave)} gave way" if gave else "no rule could give way")
-    return Part(status, model, values, None, gave, words)
+    found = relaxed(part.model, part.values, effort.limits, clash=clash)
+    if found is None:
+        return part
+    sides = "rules clash" if clash else "minimums clash"
+    words = f"{what}: {sides}; " + (f"{' and '.join(found.gave)} gave way" if found.gave else "no rule could give way")
+    if not found.model.awaiting:
+        words = f"{what}: rules clash with what is starting, which need not be awaited"
+    return Part(part.status if found.met and not clash else _relieved(found), *found[:2], None, found.gave, words)
+
+
+def _relieved(found: Yielded) -> Status:
+    return Status.FEASIBLE if found.met else Status.INFEASIBLE
 
 
 def _together(problem: Problem, effort: Effort, hint: Hint | None, beside: Moments) -> list[Part] | None:
@@ -69,9 +79,7 @@ def _together(problem: Problem, effort: Effort, hint: Hint | None, beside: Momen
     found = [solved(one, share, hint, _title(one)) for one in apart]
     if (len(apart) > 1 or beside) and not fits_together(problem, [(part.model, part.values) for part in found], beside):
         return None
-    return [
-        _yielding(part, effort, _title(one)) if _missing(part) else part for part, one in zip(found, apart, strict=True)
-    ]
+    return [_yielding(part, effort, _title(one)) for part, one in zip(found, apart, strict=True)]
 
 
 def _apart(problem: Problem, steps: Frame) -> tuple[list[Group], list[int]]:
@@ -94,22 +102,22 @@ def _answers(problem: Problem, effort: Effort, hint: Hint | None) -> list[Answer
     """Pools alone where that is exact, the others by the integer program; all by that where a rule over all binds."""
     steps = frame(problem)
     groups, others = _apart(problem, steps)
-    problem = replace(problem, points_s=steps.points)
-    rest = replace(problem, pools=tuple(problem.pools[p] for p in others))
     beside: Moments = ()
-    if groups:
+    over_all = problem.rules.budget_per_hour is not None or problem.rules.max_gpus_preempted is not None
+    if groups and (others or over_all):
         spent, taken = spending(steps, groups)
         beside = tuple(zip(steps.points, spent, taken, strict=True))
     supply = any(gang.held for gang in problem.gangs) or any(offer.held for offer in problem.offers)
     found: list[Part] | None = []
     if others or (supply and not groups):
+        rest = replace(problem, points_s=steps.points, pools=tuple(problem.pools[p] for p in others))
         found = _together(rest, effort, hint, beside)
     elif groups and not fits_together(problem, [], beside):
         found = None
     if found is None:
-        groups, found = [], [solved(problem, effort, hint, "rules over all pools")]
-        if _missing(found[0]):
-            found = [_yielding(found[0], effort, "rules over all pools")]
+        what = "rules over all pools"
+        problem = replace(problem, points_s=steps.points)
+        groups, found = [], [_yielding(solved(problem, effort, hint, what), effort, what)]
     made = [answer_of(problem, steps, groups)] if groups else []
     made += [
         answered(
@@ -180,6 +188,10 @@ def plan(problem: Problem, effort: Effort = USUAL, *, last: Plan | None = None) 
     pools = {key: pool for answer in found for key, pool in answer.pools.items()}
     made = sorted((action for answer in found for action in answer.actions), key=lambda action: action.at_s)
     status, gap = _status(found)
+    over = overspent(problem)
+    if over and Rule.BUDGET not in problem.rules.relax:
+        status = Status.INFEASIBLE
+    gave = [str(Rule.BUDGET)] if over else []
     total = sum((answer.cost for answer in found), Cost())
     bare = replace(effort, alternative=False, changes=False)
     return Plan(
@@ -190,8 +202,8 @@ def plan(problem: Problem, effort: Effort = USUAL, *, last: Plan | None = None) 
         actions=tuple(made),
         cost=total,
         binding=tuple(dict.fromkeys(name for answer in found for name in answer.binding)),
-        relaxed=tuple(dict.fromkeys(name for answer in found for name in answer.relaxed)),
-        reasons=(*(answer.reason for answer in found), *sentences(made)),
+        relaxed=tuple(dict.fromkeys([*gave, *(name for answer in found for name in answer.relaxed)])),
+        reasons=(*(answer.reason for answer in found), *([OVERSPENT] if over else []), *sentences(made)),
         alternative=_without(problem, made, bare)
         if effort.alternative and len(problem.pools) <= MOST_COMPARED
         else None,

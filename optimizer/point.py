@@ -2,7 +2,7 @@
 
 A plan found without the solver is judged by the program itself: `complete` works out everything that follows from the
 replicas and open blocks (starts, purchases, shortage, pairs), `Program.worth` prices it and `breaches` names the rows
-it does not keep.
+and bounds it does not keep.
 """
 
 from __future__ import annotations
@@ -116,13 +116,17 @@ def complete(model: Model, serving: Serving, opened: Mapping[int, Sequence[int]]
 
 
 def breaches(program: Program, values: Sequence[float]) -> tuple[str, ...]:
-    """Names of the rows a point does not keep."""
+    """Names of the rows a point does not keep, and of the columns outside their bounds."""
+    point = np.asarray(values)
+    slack = TOLERANCE * (1.0 + np.abs(point))
+    outside = (point < np.asarray(program.lower) - slack) | (point > np.asarray(program.upper) + slack)
+    names = tuple(program.names[column] for column in np.flatnonzero(outside))
     if not program.rows:
-        return ()
-    products = np.asarray(program.value) * np.asarray(values)[np.asarray(program.index, dtype=np.int64)]
+        return names
+    products = np.asarray(program.value) * point[np.asarray(program.index, dtype=np.int64)]
     edges = np.concatenate(([0.0], np.cumsum(products)))
     starts = np.asarray(program.starts)
     sums = edges[starts[1:]] - edges[starts[:-1]]
     slack = TOLERANCE * (1.0 + np.abs(sums))
     wrong = (sums < np.asarray(program.least) - slack) | (sums > np.asarray(program.most) + slack)
-    return tuple(program.rows[row] for row in np.flatnonzero(wrong))
+    return (*names, *(program.rows[row] for row in np.flatnonzero(wrong)))

@@ -112,6 +112,31 @@ class Pricer:
             found.append(left)
         return tuple(found)
 
+    def near(self, path: Path) -> list[Path]:
+        """Paths with one new replica of a variant fewer, everywhere or at its peak, or more, or of another instead.
+
+        The paths that prices name all fill what they pay for; these fit into what those leave.
+        """
+        fewer: list[tuple[int, tuple[int, ...]]] = []
+        more: list[tuple[int, tuple[int, ...]]] = []
+        for v, numbers in enumerate(path.new):
+            ready, peak = self.unit.ready[v], max(numbers)
+            later = numbers[ready:]
+            if peak:
+                fewer.append((v, tuple([max(0, n - 1) for n in numbers])))
+            if peak and peak > min(later):
+                fewer.append((v, tuple([min(n, peak - 1) for n in numbers])))
+            if later and self.unit.kinds[v] is not None:
+                more.append((v, (*numbers[:ready], *(n + 1 for n in later))))
+        swaps = [(less, plus) for less in fewer for plus in more if less[0] != plus[0]]
+        found = []
+        for change in (*((one,) for one in (*fewer, *more)), *swaps):
+            new = list(path.new)
+            for v, numbers in change:
+                new[v] = numbers
+            found.append(self.priced(path.kept, tuple(new)))
+        return found
+
     def bare(self) -> Path:
         """The path with nothing but what has to be awaited: it fits whatever the others take."""
         none = [0] * len(self.model.ladder.points)

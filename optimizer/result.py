@@ -29,7 +29,8 @@ class RolePlan:
     """What the plan wants for one role now.
 
     `target` = `kept` + `awaited` + `taken` replicas; `released` are serving replicas let go now, `given_up` those still
-    starting that are no longer wanted, `taken` those to be ordered now. `by_variant` splits the target.
+    starting that are no longer wanted, `taken` those to be ordered now. `by_variant` splits the target. `at_once` is
+    the most of the target that the plan has at the same time: some may take the place of others, let go as they land.
     """
 
     target: int
@@ -39,6 +40,7 @@ class RolePlan:
     given_up: int
     taken: int
     by_variant: Mapping[str, int]
+    at_once: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from optimizer.actions import batches
 from optimizer.program import INF, Program
-from optimizer.solve import dive, solve
+from optimizer.solve import dive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -183,15 +183,12 @@ class Settling:
         for i, terms in enumerate(holding, stick.begin):
             self.program.row(f"wanted[{stick},{i}]", [*terms, *self.wanted[stick]], least=0.0)
 
-    def solved(self, limits: Limits, enough: float, *, search: bool) -> Settled | None:
-        """Replicas of every way and blocks of every lot in every period; None where nothing was found in time.
+    def solved(self, limits: Limits, enough: float) -> Settled | None:
+        """Replicas of every way and blocks of every lot in every period, by rounding; None where that found nothing.
 
-        A plan is found by rounding; where that finds none, or with `search`, the solver looks for one that costs no
-        more than `enough`.
+        It ends early with a plan that costs no more than `enough`.
         """
         values = self._rounded(limits, enough)
-        if values is None or (search and self.program.worth(values) > enough):
-            values = solve(self.program, limits, start=values, enough=enough, narrowed=True).values or values
         if values is None:
             return None
         model = self.master.model
@@ -214,7 +211,7 @@ class Settling:
             found = dive(self.program, (blocks, picks, rest), limits.time_s, up_from)
             if found is not None and (best is None or self.program.worth(found) < self.program.worth(best)):
                 best = found
-            if best is not None and (self.given is not None or self.program.worth(best) <= enough):
+            if best is not None and self.program.worth(best) <= enough:
                 break
         self.program.upper = upper
         return best

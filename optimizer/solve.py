@@ -41,7 +41,10 @@ class Door(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far to go: seconds, relative gap at which an answer counts as the best, nodes of the search tree."""
+    """How far to go: seconds, relative gap at which an answer counts as the best, nodes of the search tree.
+
+    Only the seconds are not the same everywhere: what HiGHS finds in them depends on the machine and what else it does.
+    """
 
     time_s: float = 5.0
     gap: float = 0.005
@@ -66,7 +69,16 @@ class TimedOut:
     gap: float | None
 
 
-Outcome = Solved | TimedOut
+@dataclass(frozen=True, slots=True)
+class Infeasible:
+    """There is no point that keeps every row."""
+
+    values: None = None
+    objective: None = None
+    gap: None = None
+
+
+Outcome = Solved | TimedOut | Infeasible
 
 
 def quiet() -> highspy.Highs:
@@ -147,9 +159,9 @@ def _outcome(solver: highspy.Highs, program: Program, values: Sequence[float]) -
             gap = info.mip_gap if np.isfinite(info.mip_gap) else None
             return TimedOut(tuple(values), program.worth(values), gap)
         return TimedOut(None, None, None)
-    raise RuntimeError(
-        f"HiGHS ended with {status} on a supply program, which always has an answer; expected optimal or a limit"
-    )
+    if status in {states.kInfeasible, states.kUnboundedOrInfeasible}:
+        return Infeasible()
+    raise RuntimeError(f"HiGHS ended with {status} on a supply program; expected optimal, infeasible or a limit")
 
 
 def relaxation(program: Program, time_s: float) -> tuple[float, ...] | None:
@@ -170,7 +182,6 @@ def solve(
     *,
     start: Sequence[float] | None = None,
     enough: float | None = None,
-    narrowed: bool = False,
     door: Door = Door.ARRAYS,
 ) -> Outcome:
     """Solve a program built by `algebra.build`.
@@ -180,7 +191,6 @@ def solve(
         limits: time, gap and nodes.
         start: a feasible point to begin with (the last plan, the greedy one); the answer is never worse.
         enough: an objective at which to stop; used by the arrays only, like `start`.
-        narrowed: whether columns were left out, so that there may be no answer: the outcome then has no values.
         door: how the program is handed over.
 
     Raises:
@@ -213,8 +223,6 @@ def solve(
         solution.col_value = list(start)
         solver.setSolution(solution)
     solver.run()
-    if narrowed and solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
-        return TimedOut(None, None, None)
     return _outcome(solver, program, solver.getSolution().col_value)
 
 

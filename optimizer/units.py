@@ -109,7 +109,6 @@ def units(model: Model, of: dict[tuple[int, int, int], int]) -> list[Unit] | Non
                 )
             if math.prod(top + 1 for top in tops) > MOST_STATES:
                 return None
-            asked = sum(way.cap for _, way in ways if way.held is not Held.SOURCE)
             found.append(
                 Unit(
                     p,
@@ -124,7 +123,7 @@ def units(model: Model, of: dict[tuple[int, int, int], int]) -> list[Unit] | Non
                     ladder.minimums[p][r],
                     max((way.first for _, way in ways), default=0),
                     price,
-                    asked <= role.maximum and not ladder.over_budget,
+                    model.firm(p, r),
                 )
             )
     return found

@@ -171,3 +171,50 @@ def test_quantiles_choose_the_plan_and_the_burst(tmp_path: Path) -> None:
     )
     point = load_problem(str(file)).pools[0].demand[0]
     assert (point.amount, point.burst) == pytest.approx((14.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("pools", 0, "demand"), -3),
+        (("pools", 0, "demand"), "much"),
+        (("pools", 0, "roles", 0, "variants", 0, "capacity"), -1),
+        (("pools", 0, "roles", 0, "variants", 0, "gpus"), 1.5),
+        (("pools", 0, "roles", 0, "variants", 0, "replicas"), [{"count": -1}]),
+        (("pools",), {"chat": 1}),
+    ],
+)
+def test_one_fault_is_told_in_one_sentence(path: tuple[str | int, ...], value: object, tmp_path: Path) -> None:
+    file = tmp_path / "problem.json"
+    file.write_text(_changed(path, value))
+    with pytest.raises(BadSettings) as refused:
+        load_problem(str(file))
+    assert len(refused.value.problems) == 1, refused.value
+
+
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "problem.json"
+    file.write_text('{"horizon_s": 1' + "0" * 5000 + "}")
+    with pytest.raises(BadSettings, match="thousands of digits"):
+        load_problem(str(file))
+
+
+def test_rules_that_forbid_what_is_starting_still_leave_a_plan() -> None:
+    problem = json.loads(json.dumps(SMALL))
+    problem["pools"][0]["roles"][0]["variants"][0]["replicas"] = [{"count": 2, "lands_in_s": 60}]
+    problem["rules"] = {"quotas": [{"key": "none", "gpus": 0}]}
+    run = tidegate("-", "--json", stdin=json.dumps(problem))
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout)["pools"]["chat"]["roles"][""]
+    assert (told["given_up"], told["target"]) == (2, 0)
+
+
+@pytest.mark.parametrize(("relax", "code"), [(["budget"], 0), ([], 3)])
+def test_a_node_paid_for_beyond_the_budget_is_told(relax: list[str], code: int) -> None:
+    problem = json.loads(json.dumps(SMALL))
+    node = {"key": "node", "accelerator": "A", "gpus": 8, "price_per_hour": 9, "lead_s": 300, "held": 1, "paid_s": 600}
+    problem["offers"] = [node]
+    problem["rules"] = {"budget_per_hour": 3, "relax": relax}
+    run = tidegate("-", "--json", stdin=json.dumps(problem))
+    assert run.returncode == code, run.stderr
+    assert json.loads(run.stdout)["relaxed"] == ["budget"]

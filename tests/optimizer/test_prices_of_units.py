@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_decomposition import mixed
 
-from optimizer import Demand, Problem, Replicas, Source, Tier, Variant, simple_pool
+from optimizer import Demand, Pool, Problem, Replicas, Role, ServiceClass, Source, Tier, Variant, simple_pool
 from optimizer.algebra import build
 from optimizer.batch import Batch, batched
 from optimizer.ladder import ladder
@@ -86,3 +86,30 @@ def test_a_replica_let_go_in_a_dip_does_not_come_back() -> None:
     assert bounds[0] == pytest.approx(1 - 50 / 3600 + 2 * 10 / 3600, abs=1e-9)
     assert max(bounds) == pytest.approx(1.0, abs=1e-9)
     assert bounds[-1] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_paths_near_a_path_have_one_replica_fewer_or_more() -> None:
+    # Two variants at points 0, 60 and 600 s: 2, 3, 3 new ones of a, none of b. Near that: one a fewer everywhere
+    # (1, 2, 2), fewer at the peak (2, 2, 2), one more a or b everywhere, and each of the two fewer with one more b.
+    variants = (Variant("a", "A", 1, 10.0), Variant("b", "B", 1, 10.0))
+    demand = tuple(Demand(at_s, 30.0) for at_s in (0.0, 60.0, 600.0))
+    pool = Pool("p", demand, (Role("", variants),), (ServiceClass("", 1.0, 5.0),))
+    sources = tuple(Source(k, Tier.START, k, 9, 0.0) for k in "AB")
+    model = build(ladder(Problem((pool,), sources)))
+    kinds, of = kinds_of(model)
+    found = units(model, of)
+    assert found is not None
+    assert len(kinds) == 2
+    pricer = Pricer(model, found[0], {})
+    near = pricer.near(pricer.priced({}, ((2, 3, 3), (0, 0, 0))))
+    assert {path.new for path in near} == {
+        ((1, 2, 2), (0, 0, 0)),
+        ((2, 2, 2), (0, 0, 0)),
+        ((3, 4, 4), (0, 0, 0)),
+        ((2, 3, 3), (1, 1, 1)),
+        ((1, 2, 2), (1, 1, 1)),
+        ((2, 2, 2), (1, 1, 1)),
+    }
+    # its own cost is the shortage: 30 - 10 n units at 5/h, here 10 in each period of (1, 2, 2) but the first, where 20
+    hours = model.ladder.hours
+    assert near[0].cost == pytest.approx(5 * (20 * hours[0] + 10 * hours[1] + 10 * hours[2]))
