@@ -71,6 +71,10 @@ class Engine:
     batched_tokens: float
     link_tokens: float | None = None
 
+    def with_step(self, step: StepModel) -> Engine:
+        """The same engine at another speed. Spelt out, as every tick needs three of each role's."""
+        return Engine(step, self.kv_capacity, self.max_running, self.batched_tokens, self.link_tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class Mix:
@@ -109,12 +113,11 @@ def decode_batch(engine: Engine, resident: float, itl_s: float) -> tuple[float, 
     At least 1: an engine that cannot meet the target with one request still serves it, late.
     """
     per_request = engine.step.per_running + engine.step.per_resident_token * resident
-    limits = [
-        ((itl_s - engine.step.base) / per_request if per_request > 0 else math.inf, "itl"),
-        (KV_FILL * engine.kv_capacity / resident if resident > 0 else math.inf, "kv"),
-        (engine.max_running, "batch"),
-    ]
-    batch, binds = min(limits)
+    batch, binds = engine.max_running, "batch"
+    if per_request > 0 and (itl_s - engine.step.base) / per_request < batch:
+        batch, binds = (itl_s - engine.step.base) / per_request, "itl"
+    if resident > 0 and KV_FILL * engine.kv_capacity / resident < batch:
+        batch, binds = KV_FILL * engine.kv_capacity / resident, "kv"
     return max(1.0, batch), binds
 
 

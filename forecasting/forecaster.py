@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -70,7 +71,13 @@ def checked(at: float, horizons: Sequence[float], quantiles: Sequence[float]) ->
 
 def declared_margin(margin: float, quantile: float, ahead_s: float) -> float:
     """The relative margin where there is no history: `margin` at 95 % a minute ahead, growing as a random walk's."""
-    return margin * math.sqrt(ahead_s / 60.0) * float(ndtri(quantile) / ndtri(REFERENCE_QUANTILE))
+    return margin * math.sqrt(ahead_s / 60.0) * _deviates(quantile)
+
+
+@lru_cache(maxsize=256)
+def _deviates(quantile: float) -> float:
+    """The standard normal's quantile, in units of that which margins are stated for."""
+    return float(ndtri(quantile) / ndtri(REFERENCE_QUANTILE))
 
 
 @dataclass(frozen=True, slots=True)

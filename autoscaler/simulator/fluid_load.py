@@ -7,8 +7,8 @@ are then taken to be log-normal around them, with the spread that the Azure conv
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,7 @@ LEAST_CLASS = 1e-9
 SQRT2 = math.sqrt(2.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """The requests of a bin: arrivals/s, tokens a request, size classes; `resident`: mean KV tokens while running."""
 
     rate: float
@@ -75,7 +74,7 @@ class FluidLoad:
         """The requests of every bin, and last what the time after the load has: no arrivals."""
         parts = zip(self.rate, self.prompt, self.computed, self.output, self.classes, strict=True)
         found = [Shape(*part, part[1] + part[3] / 2) for part in parts]
-        return [*found, replace(found[-1], rate=0.0)]
+        return [*found, found[-1]._replace(rate=0.0)]
 
 
 def fluid_load(source: Workload | DemandSeries, slo: Slo) -> FluidLoad:

@@ -30,26 +30,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field, replace
-from functools import cache
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from autoscaler.foresight import judged, promised
 from autoscaler.memory import Memory, RoleMemory, Shape, load_now
-from autoscaler.model import Decision, Foreseen, Observation, Role, RoleDecision, RoleKey, RoleObservation, Tier
+from autoscaler.model import Decision, Foreseen, Observation, Role, RoleDecision, RoleObservation, Tier
+from autoscaler.same import Same
 from autoscaler.tick import tick
-from forecasting.series import Series
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from autoscaler.policies.policy import Follow, Scene
     from autoscaler.policies.token_dynamics import TokenDynamics
     from autoscaler.rules import Rules
     from forecasting.forecaster import Forecast, Forecaster
+    from forecasting.series import Series
 
 RISE, FALL = 0.4, 1.0
 """Parts of a replica's load that are news: rises at once, falls later, since shrinking waits for minutes anyway."""
@@ -77,8 +75,8 @@ class Watch:
 
     Attributes:
         memory: the policy's. rules: the tick's. seen, decision: of the last decision.
-        unread: observations since. level: smoothed loads; level_read: those at the last decision.
-        loads: (s, loads) at the decisions of the last LONGEST_S; highs: their highest.
+        unread: observations since. level: smoothed loads by role, in the rules' order; level_read: those at the last
+            decision. loads: (s, loads) at the decisions of the last LONGEST_S; highs: their highest.
         told_at: when starts were last learned from.
     """
 
@@ -87,13 +85,13 @@ class Watch:
     seen: Observation | None = None
     decision: Decision | None = None
     unread: tuple[Observation, ...] = ()
-    level: Mapping[RoleKey, Loads] = field(default_factory=dict)
-    level_read: Mapping[RoleKey, Loads] = field(default_factory=dict)
-    loads: tuple[tuple[float, Mapping[RoleKey, Loads]], ...] = ()
-    highs: Mapping[RoleKey, Loads] = field(default_factory=dict)
+    level: tuple[Loads, ...] = ()
+    level_read: tuple[Loads, ...] = ()
+    loads: tuple[tuple[float, tuple[Loads, ...]], ...] = ()
+    highs: tuple[Loads, ...] = ()
     told_at: float | None = None
 
-    def with_unread(self, seen: Observation, level: Mapping[RoleKey, Loads]) -> Watch:
+    def with_unread(self, seen: Observation, level: tuple[Loads, ...]) -> Watch:
         """After a look that was not decided on. Spelt out, for this is most of them."""
         unread = (*self.unread, seen)
         return Watch(
@@ -169,14 +167,16 @@ class Unhurried:
     def start(self, scene: Scene) -> Watch:
         """Nothing was seen yet."""
         rules = self.inner.rules(scene)
-        return Watch(self.inner.start(scene), replace(rules, forecaster=Recalled(rules.forecaster)))
+        # Nobody reads the evidence of a simulated decision.
+        told = replace(rules, forecaster=Recalled(rules.forecaster), alternative=False)
+        return Watch(self.inner.start(scene), told)
 
     def decide(self, seen: Observation, memory: Watch, scene: Scene) -> tuple[Decision, Watch]:  # noqa: ARG002 - the protocol's; its rules are remembered
         """Decide, or let what was decided stand."""
-        now = {told.key: _loads(told) for told in seen.roles}
-        level = {key: _towards(memory.level.get(key), loads) for key, loads in now.items()}
+        now = tuple(map(_loads, seen.roles))
+        level = tuple(map(_towards, memory.level, now)) if memory.level else now
         if not self._news(seen, now, level, memory):
-            return Decision(seen.at, tuple(_stands(told.key) for told in seen.roles)), memory.with_unread(seen, level)
+            return Decision(seen.at, _stand(Same(memory.rules))), memory.with_unread(seen, level)
         rules = memory.rules
         told_at = seen.at
         if memory.told_at is not None and seen.at - memory.told_at < STARTS_EVERY_S:
@@ -185,25 +185,23 @@ class Unhurried:
         known = caught_up(memory, seen.at, rules)
         decision, known = tick(seen, known, rules)
         loads = (*(one for one in memory.loads if seen.at - one[0] < LONGEST_S), (seen.at, now))
-        highs = {key: _highest([one[key] for _, one in loads]) for key in now}
+        highs = tuple(map(_highest, zip(*(one for _, one in loads), strict=True)))
         return decision, Watch(known, rules, seen, decision, (), level, level, loads, highs, told_at)
 
-    def _news(
-        self, seen: Observation, now: Mapping[RoleKey, Loads], level: Mapping[RoleKey, Loads], watch: Watch
-    ) -> bool:
+    def _news(self, seen: Observation, now: tuple[Loads, ...], level: tuple[Loads, ...], watch: Watch) -> bool:
         before, decided = watch.seen, watch.decision
         if before is None or decided is None or seen.at - before.at >= self._longest(decided):
             return True
         if seen.failure is not None or before.failure is not None or seen.stocks != before.stocks:
             return True
-        there = {made.key: made for made in decided.roles}
-        for told, old in zip(seen.roles, before.roles, strict=True):
-            made = there[told.key]
+        for told, old, made in zip(seen.roles, before.roles, decided.roles, strict=True):
             if _stirred(told, old, made.desired):
                 return True
-            rise, fall = _part(RISE, made), _part(FALL, made)
-            parts = zip(now[told.key], watch.highs[told.key], level[told.key], watch.level_read[told.key], strict=True)
-            if any(is_ > high * (1 + rise) or low < read * (1 - fall) for is_, high, low, read in parts):
+        for loads, highs, low, read, made in zip(now, watch.highs, level, watch.level_read, decided.roles, strict=True):
+            most, least = 1 + _part(RISE, made), 1 - _part(FALL, made)
+            if loads[0] > highs[0] * most or loads[1] > highs[1] * most:
+                return True
+            if low[0] < read[0] * least or low[1] < read[1] * least:
                 return True
         return False
 
@@ -222,10 +220,10 @@ def _part(of_a_replica: float, made: RoleDecision) -> float:
     return min(max(of_a_replica / max(1, made.planned or 1), LEAST_CHANGE), MOST_CHANGE)
 
 
-@cache
-def _stands(key: RoleKey) -> RoleDecision:
-    """Nothing new is said of a role."""
-    return RoleDecision(key)
+@lru_cache(maxsize=64)
+def _stand(rules: Same[Rules]) -> tuple[RoleDecision, ...]:
+    """Nothing new is said of any role."""
+    return tuple(RoleDecision(rule.key) for rule in rules.value.roles)
 
 
 def _highest(loads: Sequence[Loads]) -> Loads:
@@ -236,9 +234,7 @@ def _loads(told: RoleObservation) -> Loads:
     return told.computed_rate or 0.0, told.generation_rate or 0.0
 
 
-def _towards(before: Loads | None, now: Loads) -> Loads:
-    if before is None:
-        return now
+def _towards(before: Loads, now: Loads) -> Loads:
     return before[0] + SMOOTHING * (now[0] - before[0]), before[1] + SMOOTHING * (now[1] - before[1])
 
 
@@ -285,9 +281,9 @@ def _role_caught_up(
     then = load_now(prompt if role is Role.PREFILL else output)
     before = known.judged_at if known.judged_at is not None else seen[0][0]
     if role is not Role.DECODE:
-        prompt = _extended(prompt, [(when, told.computed_rate) for when, told in seen])
+        prompt = prompt.extended([(when, told.computed_rate) for when, told in seen])
     if role is not Role.PREFILL:
-        output = _extended(output, [(when, told.generation_rate) for when, told in seen])
+        output = output.extended([(when, told.generation_rate) for when, told in seen])
     for when, told in seen:
         load = told.computed_rate if role is Role.PREFILL else told.generation_rate
         if load is not None and then is not None:
@@ -309,26 +305,6 @@ def _role_caught_up(
         plans=tuple(plans),
         judged_at=None if known.judged_at is None else max(known.judged_at, last),
         decided_at=None if known.decided_at is None else max(known.decided_at, last),
-    )
-
-
-def _extended(series: Series, samples: Sequence[tuple[float, float | None]]) -> Series:
-    """The series with later samples: all at once, as appending each copies it every time."""
-    told = [(when, value) for when, value in samples if value is not None]
-    bins = [math.floor(when / series.bin_s) for when, _ in told]
-    last = int(series.bins[-1]) if len(series) else -math.inf
-    if not told or any(later <= before for before, later in pairwise([last, *bins])):
-        for when, value in told:
-            series = series.append(when, value)
-        return series
-    first = int(np.searchsorted(series.bins, bins[-1] - series.keep, side="right"))
-    late = [at for at, bin_ in enumerate(bins) if bin_ > bins[-1] - series.keep]
-    return Series.binned(
-        np.concatenate([series.bins[first:], np.array([bins[at] for at in late], dtype=np.int64)]),
-        np.concatenate([series.values[first:], np.array([told[at][1] for at in late], dtype=np.float64)]),
-        told[-1],
-        series.bin_s,
-        series.keep,
     )
 
 

@@ -40,7 +40,9 @@ class FluidSenses:
         rates, over = self._rates(flow, at)
         share = fresh / alive if alive else 0.0
         heard = fresh > 0
-        told = {name: value * share for name, value in rates.items()} if over and old else {}
+        told = rates if over and old else {}
+        if share != 1.0:
+            told = {name: value * share for name, value in told.items()}
         capacity = float(self._fleet.profile.kv_capacity_tokens)
         usage = min(1.0, flow.running * self._fleet.resident / max(1, flow.open) / capacity)
         came = beside.arrivals or (None, None)

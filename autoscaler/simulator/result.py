@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 
@@ -70,17 +70,16 @@ class Result:
 
     def as_json(self, *, series: bool = False) -> dict[str, Any]:
         """Plain values for JSON, in which NaN and infinity are null; the time series only when asked for."""
-        plain = asdict(self)
-        if not series:
-            for name in ("history", "needed", "bin_s"):
-                del plain[name]
-        cleaned: dict[str, Any] = _finite(plain)
-        return cleaned
+        left_out = () if series else ("history", "needed", "bin_s")
+        # Not by `asdict`, which copies every number of the series first.
+        return {one.name: _finite(getattr(self, one.name)) for one in fields(self) if one.name not in left_out}
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _finite(one) for key, one in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _finite(asdict(value))
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
