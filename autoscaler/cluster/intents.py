@@ -232,11 +232,12 @@ def preemptions(
         role = _neediest(accelerator, decision, seen, rules)
         if role is None:
             continue
-        for gang in chosen(able, wanted, role.gpus, seen):
+        for gang in chosen(able, wanted, role.gpus, seen, rules):
             action = f"preempt-{short_id(gang.group.key, gang.started_at, role.key)}"
             mark = Mark(action, seen.at, accelerator, gang.gpus, str(role.key), token)
             lost = seen.at - (gang.checkpoint_at or gang.started_at or seen.at)
-            why = f"{role.key} lacks {wanted} GPUs; it would lose {lost:.0f} s of work on {gang.gpus} GPUs, the least"
+            whose = f"of priority {gang.priority} it would lose {lost:.0f} s of work on {gang.gpus} GPUs"
+            why = f"{role.key} lacks {wanted} GPUs; {whose}, the least"
             yield Preempt(role.key, gang, mark, why)
 
 

@@ -1,8 +1,10 @@
-"""Which training to take: whole gangs whose taking loses the least work and frees room for whole replicas.
+"""Which training to take: whole gangs, the lowest priority first, that free room for whole replicas at least cost.
 
-Work lost by a gang is GPUs x seconds since its last checkpoint (since its start when it has none). Gangs are taken from
-the least lost work per GPU upwards until enough whole replicas fit; then those that turn out not to be needed are left,
-the most expensive first. With gangs of one size this is optimal; otherwise it takes at most one gang more than needed.
+A gang of a higher priority is taken only where those below it make no room. Within a priority the cost decides: work
+since the last checkpoint (since the start when there is none), and GPUs apart from where a pool of two roles serves
+(`nearness`), both in seconds per GPU. Gangs are taken in this order until enough whole replicas fit; then those that
+turn out not to be needed are left, the highest priority and the dearest first. With gangs of one size and priority this
+is optimal; otherwise it takes at most one gang more than needed.
 """
 
 from __future__ import annotations
@@ -10,24 +12,29 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from autoscaler.cluster.stock import domain_of
+from autoscaler.nearness import across_s, homes
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from autoscaler.cluster.sight_types import GangSight, Snapshot
+    from autoscaler.cluster.sight_types import GangSight, SightRules, Snapshot
 
 
-def chosen(gangs: Sequence[GangSight], wanted: int, size: int, seen: Snapshot) -> list[GangSight]:
+def chosen(gangs: Sequence[GangSight], wanted: int, size: int, seen: Snapshot, rules: SightRules) -> list[GangSight]:
     """The gangs to take for `wanted` GPUs in replicas of `size` each; all that help when there are not enough.
 
     Args:
-        gangs: those that may be taken.
+        gangs: those that may be taken, all of one accelerator type.
         wanted: GPUs lacking.
         size: GPUs that must be free on one node at once (at most a node's own).
         seen: where pods are and what is free.
+        rules: what a network domain is.
     """
     space = _Space(_free(seen), size, seen)
+    cost = {gang.group.key: _cost_s(gang, seen, rules) for gang in gangs}
     taken: list[GangSight] = []
-    for gang in sorted(gangs, key=lambda one: (_lost(one, seen.at) / max(one.gpus, 1), one.priority, one.group.key)):
+    for gang in sorted(gangs, key=lambda one: (one.priority, cost[one.group.key], one.group.key)):
         if space.gained >= wanted:
             break
         if space.change(gang, 1) > 0 or not _fits_alone(gang, size, seen):
@@ -35,7 +42,7 @@ def chosen(gangs: Sequence[GangSight], wanted: int, size: int, seen: Snapshot) -
         else:
             space.change(gang, -1)
     enough = min(wanted, space.gained)
-    for gang in sorted(taken, key=lambda one: (-_lost(one, seen.at), one.group.key)):
+    for gang in sorted(taken, key=lambda one: (-one.priority, -one.gpus * cost[one.group.key], one.group.key)):
         space.change(gang, -1)
         if space.gained >= enough:
             taken.remove(gang)
@@ -68,9 +75,28 @@ class _Space:
         return ((free + self._freed[node]) // size - free // size) * size
 
 
-def _lost(gang: GangSight, now: float) -> float:
+def _cost_s(gang: GangSight, seen: Snapshot, rules: SightRules) -> float:
+    """What taking it costs, in seconds of work per GPU."""
     since = gang.checkpoint_at or gang.started_at
-    return gang.gpus * max(0.0, now - since) if since is not None else 0.0
+    lost = max(0.0, seen.at - since) if since is not None else 0.0
+    return lost + across_s(_places(gang, seen, rules).items(), _near(gang.accelerator, seen))
+
+
+def _places(gang: GangSight, seen: Snapshot, rules: SightRules) -> Counter[tuple[str, ...]]:
+    """Its GPUs by network domain."""
+    found = Counter[tuple[str, ...]]()
+    for pod in gang.group.pods:
+        if (node := seen.nodes.get(pod.node)) is not None:
+            found[domain_of(node, rules)] += pod.gpus
+    return found
+
+
+def _near(accelerator: str, seen: Snapshot) -> frozenset[tuple[str, ...]]:
+    """Network domains to join; none where no pool has two roles on these GPUs."""
+    pools = [(key.namespace, key.pool) for key, pool in seen.pools.items() if pool.accelerator == accelerator]
+    if len(set(pools)) == len(pools):
+        return frozenset()
+    return homes({one.domain: one.serving for one in seen.supply.domains if one.accelerator == accelerator})
 
 
 def _free(seen: Snapshot) -> Counter[str]:

@@ -7,6 +7,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
+
+
+def apart(own: Counter[int], others: Counter[int]) -> Callable[[int], float]:
+    """How far a network domain is ahead in a role of the other: its share of the one less its share of the other.
+
+    A pod that takes the domain where this is least goes where its partners lack it, as a preferred affinity between the
+    roles would have it. Example: prefill 4 of 4 and decode 1 of 2 in domain 0, the other decode in domain 1: 1 - 1/2
+    against 0 - 1/2, so the next prefill replica goes to domain 1.
+    """
+    mine, theirs = max(own.total(), 1), max(others.total(), 1)
+    return lambda domain: own[domain] / mine - others[domain] / theirs
 
 
 @dataclass(slots=True)

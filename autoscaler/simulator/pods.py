@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from autoscaler.model import Start, Step, Tier
-from autoscaler.simulator.pairs import Pairs
+from autoscaler.simulator.books import SERVING, Book, Permits, Pod, PodState
+from autoscaler.simulator.pairs import Pairs, apart
 from autoscaler.simulator.startup import Readers, drawn
-from autoscaler.simulator.supply import Held
+from autoscaler.simulator.supply import Held, anywhere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
@@ -26,96 +25,6 @@ if TYPE_CHECKING:
 DRAIN_LOOK_S = 1.0
 DRAIN_LOOK_SHARE = 0.1
 """A draining replica is asked whether it is empty every second, or every tenth of the time it has drained."""
-STARTS_TOLD = 64
-"""Replicas that came up which an observation still tells of."""
-PERMIT_S = 120.0
-"""So long a policy's leave to preempt training stays good: the HPA follows its wish only seconds later."""
-
-
-class PodState(StrEnum):
-    """Where a pod is in its life."""
-
-    PENDING = "pending"
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    ASLEEP = "asleep"
-
-
-SERVING = (PodState.READY, PodState.DRAINING)
-"""States in which a pod has weights that others can read."""
-
-
-@dataclass(slots=True, eq=False)
-class Pod:
-    """One replica.
-
-    Attributes:
-        since: when it was asked for, or began to drain. engine: its number in the fleet once ready.
-        stage: counts state changes, so that a timer set for an earlier one finds that it is late.
-        steps: seconds of each step of its start. together: starts of its role under way when its own began.
-        tier: where its GPUs came from.
-    """
-
-    role: Role
-    since: float
-    state: PodState = PodState.PENDING
-    node: Node | None = None
-    engine: int = -1
-    stage: int = 0
-    steps: dict[Step, float] = field(default_factory=dict)
-    together: int = 1
-    tier: Tier = Tier.START
-
-
-@dataclass(slots=True)
-class Permits:
-    """GPUs a role's policy has allowed to be taken from training, and ordered as nodes; good until `until`."""
-
-    preempt: int = 0
-    buy: int = 0
-    until: float = 0.0
-
-
-@dataclass(slots=True)
-class Book:
-    """One role's pods, the replicas its deployment should have, and its history: (s, spec, existing, ready).
-
-    `starts`: the last replicas that came up, in Unix seconds. `tally`: its pods by state.
-    """
-
-    pods: list[Pod] = field(default_factory=list)
-    spec: int = 0
-    permits: Permits = field(default_factory=Permits)
-    history: list[tuple[float, int, int, int]] = field(default_factory=list)
-    starts: deque[Start] = field(default_factory=lambda: deque(maxlen=STARTS_TOLD))
-    tally: dict[PodState, int] = field(default_factory=lambda: dict.fromkeys(PodState, 0))
-
-    def add(self, pod: Pod) -> None:
-        """One more pod."""
-        self.pods.append(pod)
-        self.tally[pod.state] += 1
-
-    def drop(self, pod: Pod) -> None:
-        """One less."""
-        self.pods.remove(pod)
-        self.tally[pod.state] -= 1
-
-    def move(self, pod: Pod, state: PodState) -> None:
-        """One of its pods is in this state now."""
-        self.tally[pod.state] -= 1
-        self.tally[state] += 1
-        pod.state = state
-
-    def count(self, state: PodState) -> int:
-        """How many of its pods are in this state."""
-        return self.tally[state]
-
-    @property
-    def existing(self) -> int:
-        """`status.replicas`: neither draining nor asleep."""
-        tally = self.tally
-        return tally[PodState.PENDING] + tally[PodState.STARTING] + tally[PodState.READY]
 
 
 class Pods:
@@ -145,7 +54,7 @@ class Pods:
         self._random = random
         self._engines = engines
         self._gpus = engines().gpus
-        supply.join(self._lacks, self.place)
+        supply.join(self._lacks, self.place, paired=len(roles) > 1)
 
     def begin(self, role: Role, count: int) -> None:
         """Replicas that are ready when the world begins, as far as there are GPUs."""
@@ -154,7 +63,7 @@ class Pods:
         for _ in range(count):
             pod = Pod(role, 0.0)
             book.add(pod)
-            node = self._supply.place(self._gpus)
+            node = self._supply.place(self._gpus, self._apart(role))
             if node is not None:
                 self._hold(pod, node, 0.0)
                 self._serve(pod, 0.0)
@@ -175,6 +84,16 @@ class Pods:
             self._supply.arrived(now)
         self._note(role, now)
 
+    def allow(self, permits: Mapping[Role, Permits], wishes: Mapping[Role, int], now: float) -> None:
+        """What a decision allows to be taken, and takes it at once for replicas that are only wished for yet.
+
+        Hands preempt when the plan says so; the HPA asks for the pods seconds later.
+        """
+        for role, permit in permits.items():
+            self.books[role].permits = permit
+        if permits:
+            self._by_permit(now, {role: max(0, wish - self.books[role].spec) for role, wish in wishes.items()})
+
     def place(self, now: float) -> None:
         """Give free GPUs to pending pods, oldest first; look elsewhere for what is missing."""
         able = [book for book in self.books.values() if book.count(PodState.PENDING)]
@@ -182,7 +101,7 @@ class Pods:
             (pod for book in able for pod in book.pods if pod.state is PodState.PENDING), key=lambda pod: pod.since
         )
         for pod in pending:
-            node = self._supply.place(self._gpus)
+            node = self._supply.place(self._gpus, self._apart(pod.role))
             if node is None:
                 break
             self._hold(pod, node, now)
@@ -209,25 +128,28 @@ class Pods:
         """GPUs that its pending pods lack."""
         return sum(book.count(PodState.PENDING) for book in self.books.values()) * self._gpus
 
-    def _by_permit(self, now: float) -> None:
-        lacking = min(self._supply.lacking, self._lacks())
+    def _by_permit(self, now: float, ahead: Mapping[Role, int] | None = None) -> None:
+        """Take what policies allowed for pods that lack GPUs; `ahead`: replicas wished for that are no pods yet."""
+        more = {role: count * self._gpus for role, count in (ahead or {}).items()}
+        lacking = min(self._supply.lacking(), self._lacks())
         if lacking and self._setup.supply.scheduler_preempts:
             self._supply.preempt(lacking, now)
-        for book in self.books.values():
+        beyond = sum(more.values())
+        for role, book in self.books.items():
             permits = book.permits
             if now > permits.until:
                 continue
-            lacking = min(self._supply.lacking, book.count(PodState.PENDING) * self._gpus)
-            wanted = min(lacking, permits.preempt)
+            own = book.count(PodState.PENDING) * self._gpus + more.get(role, 0)
+            wanted = min(self._supply.lacking(beyond), own, permits.preempt)
             if wanted > 0:
                 permits.preempt -= min(permits.preempt, self._supply.preempt(wanted, now))
-            wanted = min(self._supply.lacking, permits.buy)
+            wanted = min(self._supply.lacking(beyond), permits.buy)
             if wanted > 0:
                 permits.buy -= min(permits.buy, self._supply.buy(wanted, now))
 
     def _autoscale(self, now: float) -> None:
         """The cluster autoscaler: nodes for pods that have been pending for long enough."""
-        lacking = min(self._supply.lacking, self._lacks())
+        lacking = min(self._supply.lacking(), self._lacks())
         if lacking and self._supply.provisionable and not self._supply.buy(lacking, now):
             self._timers.at(now + 60.0, self._autoscale)
 
@@ -266,7 +188,7 @@ class Pods:
         self._note(pod.role, now)
 
     def _wake(self, pod: Pod, now: float) -> bool:
-        node = self._supply.place(self._gpus)
+        node = self._supply.place(self._gpus, self._apart(pod.role))
         if node is None:
             return False
         self._hold(pod, node, now)
@@ -327,6 +249,19 @@ class Pods:
                 act(pod, now)
 
         self._timers.at(when, due)
+
+    def _apart(self, role: Role) -> Callable[[int], float]:
+        """How far a network domain is ahead in this role of the other, whose pods there it would work with."""
+        if len(self.books) == 1:
+            return anywhere
+        own: Counter[int] = Counter()
+        others: Counter[int] = Counter()
+        for mine, book in self.books.items():
+            where = own if mine is role else others
+            where.update(
+                pod.node.domain for pod in book.pods if pod.node is not None and pod.state is not PodState.DRAINING
+            )
+        return apart(own, others)
 
     def _domains(self, book: Book) -> Counter[int]:
         """Ready replicas of a role by network domain."""

@@ -61,8 +61,11 @@ class Actuation:
 class Victims(StrEnum):
     """Which training gangs are taken, whole, until there are GPUs enough."""
 
+    LOWEST_LEAST = "lowest-least-lost"
+    """Of the lowest priority there is those that lose the least work per GPU, and of those none that is not needed; as
+    Tidegate's hands choose."""
     LEAST_LOST = "least-lost"
-    """Those that lose the least work per GPU, and of those none that is not needed; as Tidegate's hands choose."""
+    """Those that lose the least work per GPU whatever their priority: shows what keeping to priorities costs."""
     PRIORITY = "priority"
     """Lowest priority first, among equals the one that started last; as kube-scheduler and Kueue choose."""
     RANDOM = "random"
@@ -115,7 +118,7 @@ class SupplySetup:
     node_gpus: int = 8
     domain_nodes: int = 4
     gangs: tuple[TrainingGang, ...] = ()
-    victims: Victims = Victims.LEAST_LOST
+    victims: Victims = Victims.LOWEST_LEAST
     scheduler_preempts: bool = False
     eviction_s: tuple[float, float] | None = None
     training_returns_s: float = 300.0

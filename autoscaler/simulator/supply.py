@@ -7,10 +7,12 @@ lost, with what starting again costs. It gets GPUs back once inference has retur
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from autoscaler.nearness import across_s, homes
 from autoscaler.simulator.setup import Victims
 from autoscaler.simulator.startup import drawn
 
@@ -46,9 +48,14 @@ class Timers:
         act(when)
 
 
+def anywhere(_domain: int) -> float:
+    """No network domain is better than another."""
+    return 0.0
+
+
 @dataclass(slots=True, eq=False)
 class Node:
-    """A machine: free GPUs, network domain, whether it has the image, whether it was bought and idle since when."""
+    """A machine: free GPUs, replicas' GPUs, network domain, whether it has the image, was bought, idle since when."""
 
     domain: int
     size: int
@@ -56,6 +63,7 @@ class Node:
     image: bool
     bought: bool = False
     idle_since: float = 0.0
+    serving: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +112,7 @@ class Supply:
         self.to_buy = setup.nodes_to_buy
         self.refusing = False
         self.held = 0
+        self._paired = False
         self._pools: list[tuple[Callable[[], int], Act]] = []
         for size in _split(self.prepared, setup.node_gpus):
             self._node(size, image=setup.image_cached)
@@ -138,13 +147,16 @@ class Supply:
         """GPUs that pending pods of all pools lack."""
         return sum(lacks() for lacks, _ in self._pools)
 
-    @property
-    def lacking(self) -> int:
-        """Of those, the ones that are neither free nor on their way."""
-        return max(0, self.wanted - self.free - self.coming)
+    def lacking(self, ahead: int = 0) -> int:
+        """Of those, and of `ahead` more that are about to be, the ones that are neither free nor on their way."""
+        return max(0, self.wanted + ahead - self.free - self.coming)
 
-    def join(self, lacks: Callable[[], int], place: Act) -> None:
-        """A pool lives on this supply: how many GPUs its pending pods lack, and what to do when GPUs may be free."""
+    def join(self, lacks: Callable[[], int], place: Act, *, paired: bool = False) -> None:
+        """A pool lives on this supply: how many GPUs its pending pods lack, and what to do when GPUs may be free.
+
+        `paired`: it has two roles, which are better near each other.
+        """
+        self._paired |= paired
         self._pools.append((lacks, place))
 
     def arrived(self, now: float) -> None:
@@ -152,19 +164,24 @@ class Supply:
         for _, place in self._pools:
             place(now)
 
-    def place(self, gpus: int) -> Node | None:
-        """Take `gpus` on the fullest node that has them, one with the image before one without; None if none has."""
+    def place(self, gpus: int, apart: Callable[[int], float] = anywhere) -> Node | None:
+        """Take `gpus` on a node that has them; None if none has.
+
+        One with the image before one without, then the domain that is least `apart`, then the fullest.
+        """
         able = [node for node in self.nodes if node.free >= gpus]
         if not able:
             return None
-        node = min(able, key=lambda node: (not node.image, node.bought, node.free))
+        node = min(able, key=lambda node: (not node.image, apart(node.domain), node.bought, node.free))
         node.free -= gpus
+        node.serving += gpus
         self.held += gpus
         return node
 
     def release(self, node: Node, gpus: int, now: float) -> None:
         """Give GPUs back."""
         node.free += gpus
+        node.serving -= gpus
         self.held -= gpus
         if node.bought and node.free == node.size:
             node.idle_since = now
@@ -187,12 +204,15 @@ class Supply:
     def _victims(self, gpus: int, now: float) -> list[Gang]:
         running = [gang for gang in self.gangs if gang.running]
         rule = self._setup.victims
+        price = self._price(now)
         if rule is Victims.RANDOM:
             running = [running[index] for index in self._random.permutation(len(running))]
         elif rule is Victims.PRIORITY:
             running.sort(key=lambda gang: (gang.spec.priority, -gang.since))
+        elif rule is Victims.LEAST_LOST:
+            running.sort(key=lambda gang: (price(gang), gang.spec.priority))
         else:
-            running.sort(key=lambda gang: (gang.loses(now) / gang.spec.gpus, gang.spec.priority))
+            running.sort(key=lambda gang: (gang.spec.priority, price(gang)))
         taken: list[Gang] = []
         got = 0
         for gang in running:
@@ -200,12 +220,30 @@ class Supply:
                 break
             taken.append(gang)
             got += gang.spec.gpus
-        if rule is Victims.LEAST_LOST:
-            for gang in sorted(taken, key=lambda one: -one.loses(now)):
+        if rule in {Victims.LOWEST_LEAST, Victims.LEAST_LOST}:
+            ranked = rule is Victims.LOWEST_LEAST
+            for gang in sorted(taken, key=lambda one: (-one.spec.priority * ranked, -one.spec.gpus * price(one))):
                 if got - gang.spec.gpus >= gpus:
                     taken.remove(gang)
                     got -= gang.spec.gpus
         return taken
+
+    def _price(self, now: float) -> Callable[[Gang], float]:
+        """What taking a gang costs in seconds of work per GPU: lost, and for GPUs apart from those that serve."""
+        near = homes(self._serving()) if self._paired else frozenset()
+
+        def price(gang: Gang) -> float:
+            places = ((node.domain, gpus) for node, gpus in gang.nodes)
+            return gang.loses(now) / gang.spec.gpus + across_s(places, near)
+
+        return price
+
+    def _serving(self) -> Counter[int]:
+        """GPUs of replicas by network domain."""
+        found: Counter[int] = Counter()
+        for node in self.nodes:
+            found[node.domain] += node.serving
+        return found
 
     def buy(self, gpus: int, now: float) -> int:
         """Order nodes for at least `gpus`; returns the GPUs on their way. Refused orders bring none."""
@@ -225,7 +263,7 @@ class Supply:
         waiting = [gang for gang in self.gangs if not gang.running]
         spare = sum(gang.spec.gpus for gang in waiting) - borrowed - self.coming
         for gang in sorted(waiting, key=lambda gang: -gang.spec.priority):
-            own = [node for node in self.nodes if node.free and not node.bought]
+            own = self._for_training()
             size = gang.spec.gpus
             soonest = gang.since + self._setup.training_returns_s
             if now < soonest:
@@ -242,6 +280,15 @@ class Supply:
                     gang.nodes.append((node, part))
             self.lost.away += gang.spec.gpus * (now - gang.since)
             gang.running, gang.since = True, now
+
+    def _for_training(self) -> list[Node]:
+        """Prepared nodes with free GPUs, those of domains with least serving first: where replicas are, more may come.
+
+        As a gang that is queued with a preferred topology takes a domain it finds free, and not the rest of another.
+        """
+        serving = self._serving()
+        own = [node for node in self.nodes if node.free and not node.bought]
+        return sorted(own, key=lambda node: serving[node.domain])
 
     def _evicted(self, nodes: list[tuple[Node, int]], now: float) -> None:
         for node, size in nodes:

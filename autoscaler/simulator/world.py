@@ -14,24 +14,26 @@ import numpy as np
 from autoscaler.errors import CannotSee
 from autoscaler.model import Observation, Role, Stock, Tier
 from autoscaler.simulator.actuation import Scaler
-from autoscaler.simulator.pods import PERMIT_S, Permits, Pods
+from autoscaler.simulator.books import PERMIT_S, Permits
+from autoscaler.simulator.pods import Pods
 from autoscaler.simulator.replicas import Engines, Replicas
 from autoscaler.simulator.scenes import engine_profile
 from autoscaler.simulator.setup import FaultKind
 from autoscaler.simulator.supply import Supply, Timers
 from autoscaler.simulator.telemetry import Beside
-from autoscaler.supply import Gang, Lent
+from autoscaler.supply import DomainStock, Gang, Lent
 from autoscaler.supply import Supply as SeenSupply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from autoscaler.model import Decision, RoleKey, RoleObservation
+    from autoscaler.model import Decision, RoleKey, RoleObservation, Take
     from autoscaler.policies.policy import Follow
     from autoscaler.rules import RoleRules
     from autoscaler.simulator.gateway_meter import GatewayMeter
     from autoscaler.simulator.scenes import Stage
     from autoscaler.simulator.setup import Fault, Setup
+    from autoscaler.simulator.supply import Node
 
 HPA_PHASE_S = 7.0
 """The HPA looks so long after the world's start, then every sync period: never in step with the ticks."""
@@ -168,6 +170,7 @@ class SimulatedWorld:
     def enact(self, decision: Decision, /) -> None:
         """Publish the wishes; a policy with its own hand writes them at once."""
         now = decision.at - self.setup.start_at
+        permits: dict[Role, Permits] = {}
         for made in decision.roles:
             role = made.key.role
             scaler, book = self._scalers[role], self.pods.books[role]
@@ -177,13 +180,20 @@ class SimulatedWorld:
             if self._converts is not None and role is Role.DECODE:
                 taken = sum(take.replicas for take in made.takes if take.tier is Tier.CONVERT)
                 self._converts(max(self.setup.convertible, taken))
-            gpus = self.stage.profile.gpus
-            preempt = sum(take.replicas for take in made.takes if take.tier is Tier.PREEMPT) * gpus
-            buy = sum(take.replicas for take in made.takes if take.tier is Tier.PROVISION) * gpus
-            if preempt or buy:
-                book.permits = Permits(preempt, buy, now + PERMIT_S)
+            if permit := self._permit(made.takes, now):
+                permits[role] = permit
             if scaler.follow.direct:
                 self.pods.scale(role, scaler.direct(book.spec), now)
+        self.pods.allow(permits, {one.key.role: one.desired or 0 for one in decision.roles}, now)
+
+    def _permit(self, takes: Sequence[Take], now: float) -> Permits | None:
+        """What these takes allow; None where they allow nothing."""
+        gpus = self.stage.profile.gpus
+        preempt = sum(take.replicas for take in takes if take.tier is Tier.PREEMPT) * gpus
+        buy = sum(take.replicas for take in takes if take.tier is Tier.PROVISION) * gpus
+        if not preempt and not buy:
+            return None
+        return Permits(preempt, buy, now + PERMIT_S)
 
     def _set_timers(self, follow: Follow) -> None:
         self.timers.at(self.horizon, self._close_books)
@@ -234,11 +244,23 @@ class SimulatedWorld:
                 continue
             domains: Counter[tuple[str, ...]] = Counter()
             for node, gpus in gang.nodes:
-                domains[f"domain-{node.domain}",] += gpus
+                domains[_domain(node)] += gpus
             saved = begun + gang.saved_at(now - begun)
             where = tuple(sorted(domains.items()))
             gangs.append(Gang(name, accelerator, size, gang.spec.priority, where, begun + gang.since, saved))
-        return SeenSupply(now, gangs=tuple(gangs), lent=tuple(lent))
+        return SeenSupply(now, self._domains(accelerator), tuple(gangs), tuple(lent))
+
+    def _domains(self, accelerator: str) -> tuple[DomainStock, ...]:
+        """GPUs by network domain."""
+        nodes: dict[tuple[str, ...], list[Node]] = {}
+        for node in self.supply.nodes:
+            nodes.setdefault(_domain(node), []).append(node)
+        found = []
+        for domain, here in sorted(nodes.items()):
+            gpus, free = sum(node.size for node in here), sum(node.free for node in here)
+            serving = sum(node.serving for node in here)
+            found.append(DomainStock(accelerator, domain, len(here), gpus, free, 0, serving, gpus - free - serving))
+        return tuple(found)
 
     def _engines(self) -> Engines:
         profile = self.stage.profile
@@ -285,6 +307,10 @@ def play(worlds: Sequence[SimulatedWorld], timers: Timers, until: float) -> None
             world.senses.look(now)
     for world in worlds:
         world.fleet.advance(until)
+
+
+def _domain(node: Node) -> tuple[str, ...]:
+    return (f"domain-{node.domain}",)
 
 
 def _normals(random: np.random.Generator) -> Iterator[float]:

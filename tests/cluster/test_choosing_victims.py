@@ -1,8 +1,12 @@
-"""Which training is taken: enough and no more than needed, the least lost work first, whole replicas counted."""
+"""Which training is taken: enough and no more than needed, the lowest priority and the least lost work first."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import kube_objects as make
+import pytest
 from cluster_rig import role, sight_rules
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,23 +16,35 @@ from autoscaler.cluster.sight_types import Cached, Snapshot
 from autoscaler.cluster.snapshot import taken
 from autoscaler.cluster.training import job_of
 from autoscaler.cluster.victims import chosen
+from autoscaler.model import Role, RoleKey
+
+if TYPE_CHECKING:
+    from autoscaler.cluster.sight_types import SightRules
 
 GPU = ("nvidia.com/gpu",)
 NOW = 1767229200.0  # 2026-01-01T01:00:00Z
+RULES = sight_rules(role(), min_runtime_s=0.0)
 Placed = list[tuple[int, int, int]]
 """(gang, node, GPUs) of each pod."""
 
 
-def cluster(placed: Placed, saved: dict[int, float] | None = None, nodes: int = 3, size: int = 8) -> Snapshot:
+def cluster(
+    placed: Placed,
+    saved: dict[int, float] | None = None,
+    nodes: int = 3,
+    size: int = 8,
+    ranks: dict[int, int] | None = None,
+    rules: SightRules = RULES,
+) -> Snapshot:
     """Jobs `gang-N` with pods as placed; `saved` holds the seconds since a gang's last checkpoint (3,600 if not)."""
-    there = [node_of(make.node(f"n{n}", size), GPU) for n in range(nodes)]
+    there = [node_of(make.node(f"n{n}", size, labels={"rack": f"r{n}"}), GPU) for n in range(nodes)]
     pods, jobs = [], {}
     for number, (gang, place, gpus) in enumerate(placed):
         job = make.job(f"gang-{gang}", 1, gpus, labels={"tidegate.dev/preemptible": "true"})
         at = NOW - (saved or {}).get(gang, 3600.0)
         job["metadata"] |= {"uid": f"job-{gang}", "annotations": {"tidegate.dev/last-checkpoint": str(at)}}
         jobs[gang] = job_of(job, GPU, ())
-        found = make.pod(f"p{number}", gpus, f"n{place}", owner=job, priority=-5)
+        found = make.pod(f"p{number}", gpus, f"n{place}", owner=job, priority=(ranks or {}).get(gang, -5))
         found["metadata"]["uid"] = f"pod-{number}"
         pods.append(pod_of(found, GPU))
     cached = Cached(
@@ -36,12 +52,12 @@ def cluster(placed: Placed, saved: dict[int, float] | None = None, nodes: int = 
         {node.meta.where: node for node in there},
         training=tuple(jobs.values()),
     )
-    return taken(cached, sight_rules(role(), min_runtime_s=0.0), NOW, {}, 0.0)
+    return taken(cached, rules, NOW, {}, 0.0)
 
 
 def names(seen: Snapshot, wanted: int, size: int) -> list[str]:
     able = [gang for gang in seen.gangs if gang.refused is None]
-    return sorted(gang.group.key.rpartition("/")[2] for gang in chosen(able, wanted, size, seen))
+    return sorted(gang.group.key.rpartition("/")[2] for gang in chosen(able, wanted, size, seen, RULES))
 
 
 def test_the_least_lost_work_goes_first() -> None:
@@ -49,6 +65,20 @@ def test_the_least_lost_work_goes_first() -> None:
     seen = cluster([(0, 0, 8), (1, 1, 8), (2, 2, 8)], saved={1: 60.0})
     assert names(seen, 8, 8) == ["gang-1"]
     assert names(seen, 1, 1) == ["gang-1"]
+
+
+def test_the_lowest_priority_goes_first_however_much_it_loses() -> None:
+    # gang 0 loses an hour, gang 1 of a higher priority a minute, and is taken only where gang 0 is not enough
+    seen = cluster([(0, 0, 8), (1, 1, 8), (2, 2, 8)], saved={1: 60.0, 2: 60.0}, ranks={0: -9, 1: -5, 2: -7})
+    assert names(seen, 8, 8) == ["gang-0"]
+    assert names(seen, 16, 8) == ["gang-0", "gang-2"]
+    assert names(seen, 24, 8) == ["gang-0", "gang-1", "gang-2"]
+
+
+def test_what_a_larger_one_of_a_low_priority_makes_needless_is_the_higher_one() -> None:
+    # gang 0 (lowest) frees 2 GPUs, gang 2 the 6 beside them; gang 1 alone would do but is above both
+    seen = cluster([(0, 0, 2), (1, 1, 8), (2, 0, 6)], ranks={0: -9, 1: -5, 2: -7})
+    assert names(seen, 8, 8) == ["gang-0", "gang-2"]
 
 
 def test_what_the_larger_one_makes_needless_is_left() -> None:
@@ -64,6 +94,26 @@ def test_scattered_small_gangs_make_no_room_for_a_large_replica() -> None:
     seen = cluster([(0, 0, 4), (0, 1, 4), (1, 0, 4), (1, 1, 4), (2, 2, 8)], saved={0: 10.0, 1: 10.0})
     assert names(seen, 8, 8) == ["gang-2"] or names(seen, 8, 8) == ["gang-0", "gang-1"]
     assert names(seen, 16, 8) == ["gang-0", "gang-1"]
+
+
+@pytest.mark.parametrize(
+    ("saved", "roles", "found"),
+    [
+        # 700 s of work and near against nothing and 0.2 x 3,600 = 720 s for being in another rack than our partners
+        (700.0, (Role.PREFILL, Role.DECODE), "gang-1"),
+        (740.0, (Role.PREFILL, Role.DECODE), "gang-0"),
+        # who serves alone has no partners
+        (700.0, (Role.COLOCATED,), "gang-0"),
+    ],
+)
+def test_training_beside_our_partners_is_worth_a_fifth_of_an_hour(
+    saved: float, roles: tuple[Role, ...], found: str
+) -> None:
+    rules = sight_rules(*(role(RoleKey("serving", "pair", one)) for one in roles), min_runtime_s=0.0)
+    seen = cluster([(0, 0, 8), (1, 1, 8)], saved={0: 0.0, 1: saved}, rules=rules)
+    there = tuple(replace(one, serving=4 if one.domain == ("r1",) else 0) for one in seen.supply.domains)
+    seen = replace(seen, supply=replace(seen.supply, domains=there))
+    assert names(seen, 8, 8) == [found]
 
 
 def test_what_runs_where_no_pod_may_go_is_left_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 
 from autoscaler.model import Tier
 from autoscaler.policies.registry import make
+from autoscaler.simulator.pairs import apart
 from autoscaler.simulator.pools import Pool, simulate_pools
 from autoscaler.simulator.requests import Workload
 from autoscaler.simulator.scenes import stage
@@ -47,6 +49,9 @@ def until(timers: Timers, end: float) -> None:
         # For six GPUs CHEAP and MIDDLE come first; without CHEAP there are still enough, without MIDDLE not.
         (Victims.LEAST_LOST, 6, [MIDDLE]),
         (Victims.LEAST_LOST, 12, [CHEAP, MIDDLE]),
+        # Of the lowest priority first, however much it loses; a higher one where that is not enough.
+        (Victims.LOWEST_LEAST, 4, [LOW]),
+        (Victims.LOWEST_LEAST, 10, [LOW, MIDDLE]),
         (Victims.PRIORITY, 4, [LOW]),
         (Victims.PRIORITY, 12, [LOW, MIDDLE]),
     ],
@@ -173,7 +178,77 @@ def test_how_long_training_takes_to_leave_is_told_and_happens() -> None:
     stock = Supply(setup.supply, 2, stage(setup).startup, timers, np.random.default_rng(0))
     stock.join(lambda: 4, lambda _: None)
     stock.preempt(4, 100.0)
-    assert (stock.free, stock.coming, stock.lacking) == (2, 4, 0)
+    assert (stock.free, stock.coming, stock.lacking()) == (2, 4, 0)
     assert timers.next == pytest.approx(105.0)
     until(timers, 105.1)
     assert (stock.free, stock.coming) == (6, 0)
+
+
+def spread(victims: Victims, *gangs: TrainingGang, paired: bool) -> Supply:
+    """Nodes of 8 in domains of one each: the pool's two GPUs serve in domain 0, gang n trains in domain n + 1."""
+    setup = SupplySetup(gpus=8, gangs=gangs, victims=victims, domain_nodes=1)
+    stock = Supply(setup, 8, stage(Setup(supply=setup)).startup, Timers(), np.random.default_rng(0))
+    stock.join(lambda: 0, lambda _: None, paired=paired)
+    assert [stock.place(1), stock.place(1)] == stock.nodes[:1] * 2
+    return stock
+
+
+@pytest.mark.parametrize(("unsaved", "taken"), [(700.0, 1), (740.0, 0)])
+def test_gangs_far_from_their_partners_cost_a_fifth_of_an_hour_more(unsaved: float, taken: int) -> None:
+    """Gang 0 saved its work just now and trains far away: 0.2 x 3,600 = 720 s. Gang 1's node has GPUs beside ours."""
+    far, near = TrainingGang(4, 0, 1e6, 0.0, ran_s=0.0), TrainingGang(4, 0, 1e6, 0.0, ran_s=unsaved)
+    stock = spread(Victims.LOWEST_LEAST, far, near, paired=True)
+    stock.gangs[1].nodes = [(stock.nodes[0], 4)]
+    stock.preempt(4, 0.0)
+    assert [gang.running for gang in stock.gangs] == [number != taken for number in range(2)]
+
+
+def test_domains_do_not_matter_to_a_pool_of_one_role_nor_against_priority() -> None:
+    far, near = TrainingGang(4, 0, 1e6, 0.0, ran_s=10.0), TrainingGang(4, 1, 1e6, 0.0, ran_s=0.0)
+    for paired in (False, True):
+        stock = spread(Victims.LOWEST_LEAST, far, near, paired=paired)
+        stock.gangs[1].nodes = [(stock.nodes[0], 4)]
+        stock.preempt(4, 0.0)
+        assert [gang.running for gang in stock.gangs] == [False, True]
+    stock = spread(Victims.LOWEST_LEAST, replace(far, priority=1), replace(near, ran_s=20.0), paired=False)
+    stock.gangs[1].nodes = [(stock.nodes[0], 4)]
+    stock.preempt(4, 0.0)
+    assert [gang.running for gang in stock.gangs] == [False, True]
+
+
+def test_a_pod_goes_where_its_role_is_behind_the_other() -> None:
+    """Prefill 4 of 4 and decode 1 of 2 are in domain 0: 1 - 1/2 there against 0 - 1/2 where the other decode is."""
+    away = apart(Counter({0: 4}), Counter({0: 1, 1: 1}))
+    assert [away(0), away(1), away(2)] == [0.5, -0.5, 0.0]
+    setup = SupplySetup(gpus=8, node_gpus=4, domain_nodes=1)
+    stock = Supply(setup, 8, stage(Setup(supply=setup)).startup, Timers(), np.random.default_rng(0))
+    assert stock.place(1, away) is stock.nodes[1]
+    assert stock.place(1) is stock.nodes[1], "the fuller node, where no domain is better"
+
+
+def test_a_gang_comes_back_where_nobody_serves() -> None:
+    """Of 16 prepared GPUs two serve in domain 0; the gang of 4 returns to another domain, and leaves theirs whole."""
+    setup = SupplySetup(gpus=16, gangs=(replace(CHEAP, gpus=4),), domain_nodes=1)
+    timers = Timers()
+    stock = Supply(setup, 16, stage(Setup(supply=setup)).startup, timers, np.random.default_rng(0))
+    stock.join(lambda: 0, stock.give_to_training)
+    node = stock.place(2)
+    stock.preempt(4, 0.0)
+    until(timers, 301.0)
+    assert node is stock.nodes[0]
+    assert (node.free, stock.lent) == (6, 0)
+
+
+def test_training_is_taken_with_the_decision_not_with_the_pods() -> None:
+    """Ticks are at 0, 15, ... s and the HPA looks at 7, 22, ...: a gang is away since a tick."""
+    gangs = (TrainingGang(gpus=8, checkpoint_s=1800.0, requeue_s=60.0),)
+    setup = Setup(supply=SupplySetup(gpus=4, gangs=gangs, start_s=(25.0, 45.0)))
+    since: set[float] = set()
+
+    def note(told: Observation, _made: object) -> None:
+        assert told.supply is not None
+        since.update(one.since - setup.start_at for one in told.supply.lent)
+
+    simulate(load(900, (5.0, 60.0)), make("token-dynamics", {}), setup, record=note)
+    assert since
+    assert all(at % 15.0 == 0.0 for at in since)

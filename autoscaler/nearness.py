@@ -1,0 +1,37 @@
+"""Where a gang's GPUs lie against where ours serve: what it costs to work in pairs across network domains.
+
+A replica whose partners (decode for prefill) are in another domain has a fifth less of its link (HeteroScale): that
+share of its GPUs, for the hour over which plans are compared, is told in seconds of a GPU's work, so that it stands
+beside the work which training loses. Example: of a gang's 16 GPUs 8 lie apart: 0.2 x 3,600 x 8 / 16 = 360 s per GPU, as
+much as taking a gang that saved its work six minutes earlier.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Place = TypeVar("Place", int, tuple[str, ...])
+
+ACROSS_SHARE = 0.2
+"""Of a link between two domains, lost to crossing switches."""
+ACROSS_OVER_S = 3600.0
+HOME_SHARE = 0.2
+"""Of the serving GPUs, in a domain whose replicas are enough to find partners among."""
+
+
+def homes(serving: Mapping[Place, int]) -> frozenset[Place]:
+    """The network domains to join: those with a good share of the GPUs that serve there (GPUs by domain)."""
+    total = sum(serving.values())
+    return frozenset(place for place, gpus in serving.items() if gpus and gpus >= HOME_SHARE * total)
+
+
+def across_s(gpus: Iterable[tuple[Place, int]], near: frozenset[Place]) -> float:
+    """What taking these GPUs (by domain) costs in seconds of work per GPU, for lying apart; 0 where nothing serves."""
+    here = list(gpus)
+    total = sum(count for _, count in here)
+    if not near or total < 1:
+        return 0.0
+    return ACROSS_SHARE * ACROSS_OVER_S * sum(count for place, count in here if place not in near) / total
