@@ -182,6 +182,8 @@ def _rules(settings: Settings, roles: tuple[RoleRules, ...]) -> Rules:
         gap=made.gap,
         budget_per_hour=made.budget_per_hour,
         max_gpus_preempted=made.max_gpus_preempted,
+        wake_s=min(settings.lead.wake_s, settings.lead.start_s),
+        wake_spread=settings.lead.wake_spread,
     )
 
 

@@ -15,6 +15,7 @@ from autoscaler.velocity import (
     Engine,
     Mix,
     StepModel,
+    Target,
     colocated_engines,
     decode_engines,
     decode_velocity,
@@ -59,6 +60,7 @@ class RoleDemand:
         velocity: of one replica, tokens/s, with its uncertainty and basis.
         words: how the number came about.
         foreseen: the bound planned for at each tier's lead time.
+        planned: one engine as it is planned with: as now known, slowed by what is not known for certain.
     """
 
     load: float | None
@@ -66,7 +68,8 @@ class RoleDemand:
     forecast: float | None
     velocity: Velocity
     words: str
-    foreseen: tuple[Foreseen, ...] = ()
+    foreseen: tuple[Foreseen, ...]
+    planned: Engine
 
 
 def engine_now(known: RoleMemory, rule: RoleRules) -> tuple[Engine, Estimate]:
@@ -85,7 +88,7 @@ def engine_now(known: RoleMemory, rule: RoleRules) -> tuple[Engine, Estimate]:
             per_running=max(step.per_running, profile.per_running),
             per_resident_token=max(step.per_resident_token, profile.per_resident_token),
         )
-    engine = replace(rule.engine, step=_weighed(step, learned, known, rule))
+    engine = rule.engine.with_step(_weighed(step, learned, known, rule))
     if known.kv_capacity is not None:
         engine = replace(engine, kv_capacity=known.kv_capacity)
     return engine, learned
@@ -100,7 +103,7 @@ def _weighed(step: StepModel, learned: Estimate, known: RoleMemory, rule: RoleRu
     """
     profile, prior = rule.prior.step, rule.prior.relative_sd
     resident = known.shape.filled(USUAL_MIX).resident
-    _, _, batch = decode_velocity(replace(rule.engine, step=step), resident, rule.target.itl_s)
+    _, _, batch = decode_velocity(rule.engine.with_step(step), resident, rule.target.itl_s)
     prefill, decode = learned.prefill_sd(rule.engine.batched_tokens), learned.decode_sd(batch, resident)
 
     def drawn(value: float, usual: float, sd: float) -> float:
@@ -133,15 +136,8 @@ def _discounted(engine: Engine, sd: float) -> Engine:
     """The engine slowed by its uncertainty: planning with DOUBT_WEIGHT standard deviations less than the best guess."""
     slower = 1.0 + min(DOUBT_WEIGHT * sd, MOST_DOUBT)
     step = engine.step
-    return replace(
-        engine,
-        step=replace(
-            step,
-            per_prompt_token=step.per_prompt_token * slower,
-            per_running=step.per_running * slower,
-            per_resident_token=step.per_resident_token * slower,
-        ),
-    )
+    per_prompt_token, per_running = step.per_prompt_token * slower, step.per_running * slower
+    return engine.with_step(StepModel(step.base, per_prompt_token, per_running, step.per_resident_token * slower))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +170,20 @@ def role_demand(
     engine, learned = engine_now(known, rule)
     velocity = velocity_now(known, rule, engine, learned)
     planned = _discounted(engine, velocity.relative_sd)
-    leads = [lead for lead in rules.leads(rule.accelerator) if lead > 0]
+    leads = [lead for lead in rules.leads(rule) if lead > 0]
     loads, foreseen = _loads(known, feeding, rule, rules, at, days)
     waiting, in_service = _backlog(known)
-    lax = replace(rule, target=replace(rule.target, attainment=min(rule.target.attainment, AT_THE_BOUND)))
+    target = rule.target
+    lax = Target(target.ttft_s, target.itl_s, min(target.attainment, AT_THE_BOUND))
     mix = known.shape.filled(USUAL_MIX)
-    needs = []
+    role, needs = rule.key.role, []
+    at_once = _engines(role, target, planned, mix, loads[0], waiting, in_service)
     for ahead, load in zip([0.0, *leads], loads, strict=True):
         still = _still_waiting(waiting, ahead, rule)
         there = in_service - waiting + still
-        engines = _engines(rule, planned, mix, loads[0], still, there)
+        engines = at_once if still == waiting else _engines(role, target, planned, mix, loads[0], still, there)
         if ahead > 0:
-            engines = max(engines, _engines(lax, planned, mix, load, still, there))
+            engines = max(engines, _engines(role, lax, planned, mix, load, still, there))
         needs.append((ahead, math.ceil(known.skew.engines(engines) / known.engines_per_replica)))
     prompts = rule.key.role is Role.PREFILL
     series = known.prompt_load if prompts else known.output_load
@@ -193,11 +191,14 @@ def role_demand(
     far = loads[-1].prompt if prompts else loads[-1].output
     shown = replace(velocity, tokens=velocity.tokens * known.engines_per_replica)
     words = _words(foreseen, shown, far, waiting) + _uneven(known.skew, needs[-1][1] * known.engines_per_replica)
-    return RoleDemand(now, tuple(needs), far if now is not None else None, shown, words, foreseen)
+    return RoleDemand(now, tuple(needs), far if now is not None else None, shown, words, foreseen, planned)
 
 
-def needed_soon(known: RoleMemory, rule: RoleRules, rules: Rules) -> int | None:
-    """Replicas that the load may need once within the stabilisation; None while too little of it is known."""
+def needed_soon(known: RoleMemory, rule: RoleRules, rules: Rules, planned: Engine) -> int | None:
+    """Replicas that the load may need once within the stabilisation; None while too little of it is known.
+
+    `planned`: see `RoleDemand`.
+    """
     over, quantile = rules.guards.stabilise_down_s, rules.guards.hold_quantile
     prompt = output = 0.0
     for series, used in ((known.prompt_load, Role.DECODE), (known.output_load, Role.PREFILL)):
@@ -207,9 +208,8 @@ def needed_soon(known: RoleMemory, rule: RoleRules, rules: Rules) -> int | None:
         if top is None:
             return None
         prompt, output = (top, output) if series is known.prompt_load else (prompt, top)
-    engine, learned = engine_now(known, rule)
-    planned = _discounted(engine, velocity_now(known, rule, engine, learned).relative_sd)
-    engines = _engines(rule, planned, known.shape.filled(USUAL_MIX), _Load(prompt, output), 0.0, 0.0)
+    mix = known.shape.filled(USUAL_MIX)
+    engines = _engines(rule.key.role, rule.target, planned, mix, _Load(prompt, output), 0.0, 0.0)
     replicas = math.ceil(known.skew.engines(engines) / known.engines_per_replica)
     return min(max(replicas, rule.minimum), rule.maximum)
 
@@ -258,34 +258,37 @@ def _loads(
     told = {kind: days.outlook(name_of(rule.key, kind)) if days else None for kind in (PROMPTS, OUTPUTS)}
     prompts, prompt_ahead = bounds(known.prompt_load, known.kept, rule, rules, at, told[PROMPTS])
     outputs, output_ahead = bounds(known.output_load, known.kept, rule, rules, at, told[OUTPUTS])
-    fed_now, fed_by, fed_ahead = _fed(known, feeding, rule, rules, at, days)
     prompt = [load_now(known.prompt_load) or 0.0, *prompt_ahead]
-    output = [max(load_now(known.output_load) or 0.0, fed_now), *map(max, output_ahead, fed_ahead)]
+    output = [load_now(known.output_load) or 0.0, *output_ahead]
+    fed = _fed(known, feeding, rule, rules, at, days) if feeding is not None else None
+    by_time, by_tier = fed or ([0.0] * len(output), [0.0] * len(outputs))
     foreseen = prompts
     if rule.key.role is not Role.PREFILL:
-        foreseen = tuple(replace(one, bound=max(one.bound, fed)) for one, fed in zip(outputs, fed_by, strict=True))
-    return [_Load(p, o) for p, o in zip(prompt, output, strict=True)], foreseen
+        pairs = zip(outputs, by_tier, strict=True)
+        foreseen = tuple(one if one.bound >= least else replace(one, bound=least) for one, least in pairs)
+    return [_Load(p, max(o, least)) for p, o, least in zip(prompt, output, by_time, strict=True)], foreseen
 
 
 def _fed(
-    known: RoleMemory, feeding: RoleMemory | None, rule: RoleRules, rules: Rules, at: float, days: Crowd | None
-) -> tuple[float, list[float], list[float]]:
-    """Output tokens/s that the prefill role's arrivals will ask of decode: now, by tier, and by lead time.
+    known: RoleMemory, feeding: RoleMemory, rule: RoleRules, rules: Rules, at: float, days: Crowd | None
+) -> tuple[list[float], list[float]] | None:
+    """Output tokens/s that the prefill role's arrivals will ask of decode: now and by lead time, and by tier.
 
-    Zeros where that cannot be told.
+    None where that cannot be told.
     """
-    output, prompt = known.shape.output, feeding.shape.prompt if feeding else None
-    each = 0.0 if feeding is None or output is None or not prompt else output / prompt
-    source = feeding or known
-    feeder = replace(rule.key, role=Role.PREFILL) if feeding else rule.key
-    told = days.outlook(name_of(feeder, PROMPTS)) if days else None
-    foreseen, ahead = bounds(source.prompt_load, source.kept, rule, rules, at, told)
-    by_tier = [one.bound * each for one in foreseen]
-    return (load_now(source.prompt_load) or 0.0) * each, by_tier, [bound * each for bound in ahead]
+    output, prompt = known.shape.output, feeding.shape.prompt
+    if output is None or not prompt:
+        return None
+    each = output / prompt
+    told = days.outlook(name_of(replace(rule.key, role=Role.PREFILL), PROMPTS)) if days else None
+    foreseen, ahead = bounds(feeding.prompt_load, feeding.kept, rule, rules, at, told)
+    by_time = [(load_now(feeding.prompt_load) or 0.0) * each, *(bound * each for bound in ahead)]
+    return by_time, [one.bound * each for one in foreseen]
 
 
-def _engines(rule: RoleRules, engine: Engine, mix: Mix, load: _Load, waiting: float, in_service: float) -> int:
-    role, target = rule.key.role, rule.target
+def _engines(
+    role: Role, target: Target, engine: Engine, mix: Mix, load: _Load, waiting: float, in_service: float
+) -> int:
     if role is Role.PREFILL:
         velocity, _ = prefill_velocity(engine)
         return prefill_engines(load.prompt, waiting * mix.prompt, velocity, mix.prompt, target)

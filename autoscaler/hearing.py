@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autoscaler.model import Role
+from autoscaler.model import Role, RoleKey
 
 if TYPE_CHECKING:
-    from autoscaler.memory import RoleMemory
+    from autoscaler.memory import Memory, RoleMemory
     from autoscaler.model import Observation, RoleObservation
+    from autoscaler.rules import Rules
+
+Reasons = Mapping[tuple[str, str], Mapping[RoleKey, str]]
+"""By pool: the roles to which something applies, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """The roles that are not heard, those heard in part, and by role the replicas that have only just arrived."""
+
+    blind: Reasons
+    partial: Reasons
+    arriving: Mapping[RoleKey, int]
+
+    def share_heard(self, key: RoleKey, ready: int | None) -> float:
+        """Share of a role's replicas that are heard, where the others have only just arrived; else 1."""
+        new = self.arriving.get(key, 0)
+        return max(ready - new, 1) / ready if new and ready else 1.0
 
 
 def why_blind(told: RoleObservation | None, seen: Observation, known: RoleMemory) -> str | None:
@@ -67,3 +87,24 @@ def why_partial(told: RoleObservation | None, known: RoleMemory) -> str | None:
     if told.rate_engines < told.reporting:
         return f"only {told.rate_engines} of {told.reporting} engines have rates yet"
     return None
+
+
+def unheard_of(
+    rules: Rules, told: Mapping[RoleKey, RoleObservation], memory: Memory, blind: Mapping[RoleKey, str | None]
+) -> Unheard:
+    """Who is not, or not wholly, heard."""
+    partial, new = {}, {}
+    for rule in rules.roles:
+        known = memory.of(rule.key)
+        partial[rule.key] = why_partial(told.get(rule.key), known)
+        new[rule.key] = arriving(told.get(rule.key), known)
+    return Unheard(_by_pool(blind), _by_pool(partial), {key: count for key, count in new.items() if count})
+
+
+def _by_pool(reasons: Mapping[RoleKey, str | None]) -> Reasons:
+    """The roles with a reason, by their pool; pools without any are left out."""
+    found: dict[tuple[str, str], dict[RoleKey, str]] = {}
+    for key, why in reasons.items():
+        if why is not None:
+            found.setdefault((key.namespace, key.pool), {})[key] = why
+    return found

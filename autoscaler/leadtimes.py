@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from autoscaler.model import Step, Tier
+from autoscaler.same import Same
 from forecasting.durations import LONGEST_S, DurationPrior, Durations, predicted, saw, whole
 
 if TYPE_CHECKING:
@@ -51,12 +53,14 @@ SHARES: Mapping[Tier, Mapping[Step, tuple[float, float, float]]] = {
         Step.ENGINE: (0.15, 1.7, 0.0),
         Step.REGISTRATION: (0.03, 2.0, 0.0),
     },
+    Tier.WAKE: {Step.WAKE: (1.0, 1.4, 0.0)},
 }
 """By tier and step: share of the configured lead time, 90th percentile over median, contention exponent.
 
 The medians are in proportion as measured (schedule 8 s, registration 5 s, start 115 s in all, eviction 45 s, node
 150 s, cached image 40-90 s); the spreads are those of the same table (17/8, 150/45, 400/150, 540/270). Weights from one
-source are shared by all that read (exponent 1) or each node's own (0): halfway until starts say which.
+source are shared by all that read (exponent 1) or each node's own (0): halfway until starts say which. Waking (18/13)
+is one step, which no other tier has: what starts have taught says nothing of it, and the other way round.
 """
 UNUSUAL: tuple[float, float, float] = (0.05, 2.5, 0.0)
 """Of a step that a tier usually does not have: an image that had to be pulled on a prepared node."""
@@ -83,6 +87,10 @@ class LeadTimes:
     def starts(self, tier: Tier) -> int:
         """Starts of this tier ever learned from."""
         return max((found.count for (mine, _), found in self.steps.items() if mine is tier), default=0)
+
+
+UNTAUGHT = LeadTimes.none()
+"""One for all roles without a start, as lead times are reckoned once for each."""
 
 
 def learned(known: LeadTimes, starts: Iterable[Start], at: float, supply: Iterable[SupplyRules]) -> LeadTimes:
@@ -154,6 +162,13 @@ def lead(known: LeadTimes, rung: SupplyRules, quantile: float, together: int = 1
     Before any start was seen: the configured median times the spread it is declared with,
     lead_s * exp(z_q ln(spread) / z_0.9).
     """
+    return _lead(Same(known), rung, quantile, together)
+
+
+@lru_cache(maxsize=16_384)
+def _lead(told: Same[LeadTimes], rung: SupplyRules, quantile: float, together: int) -> Lead:
+    """Reckoned when something was learned: at most ticks nothing was, and to find that out took 5 % of them."""
+    known = told.value
     steps = _steps(known, rung)
     if steps is None:
         if rung.spread <= 1.0:
@@ -169,11 +184,11 @@ def lead(known: LeadTimes, rung: SupplyRules, quantile: float, together: int = 1
 
 def _steps(known: LeadTimes, rung: SupplyRules) -> tuple[tuple[Durations, DurationPrior], ...] | None:
     """Each step of a rung with what is known of it; None when nothing is."""
+    usual = SHARES.get(rung.tier, {})
     own = {step for tier, step in known.steps if tier is rung.tier}
-    lent = {step for _, step in known.steps if step in ELSEWHERE}
+    lent = {step for _, step in known.steps if step in ELSEWHERE and step in usual}
     if not own and not lent:
         return None
-    usual = SHARES.get(rung.tier, {})
     found = []
     for step in Step:
         if step not in usual and step not in own:
@@ -205,18 +220,33 @@ def with_learned_leads(rules: Rules, memory: Memory) -> Rules:
         known = memory.of(rule.key)
         if known.leads.steps:
             roles.setdefault(rule.accelerator, []).append(known)
-    if not roles and all(rung.spread <= 1.0 for rung in rules.supply):
+    wakes = {
+        key: replace(rung, lead_s=its.seconds, lead_basis=its.basis)
+        for key, rung in rules.wakes.items()
+        for its in (lead(memory.of(key).leads, rung, rules.lead_quantile),)
+    }
+    if not wakes and not roles and all(rung.spread <= 1.0 for rung in rules.supply):
         return rules
-    supply: list[SupplyRules] = []
+    found: list[Lead] = []
     for rung in rules.supply:
         able = roles.get(rung.accelerator, [])
         leads = [lead(known.leads, rung, rules.lead_quantile, known.under_way) for known in able]
         longest = max(leads, key=lambda each: each.seconds, default=None)
         if longest is None:
-            longest = lead(LeadTimes.none(), rung, rules.lead_quantile)
+            longest = lead(UNTAUGHT, rung, rules.lead_quantile)
         if rung.tier is Tier.PREEMPT:
             # what has to be taken first never serves sooner than what is free, whatever few starts have taught
-            free = (one for one in supply if one.accelerator == rung.accelerator and one.tier is Tier.START)
-            longest = max(longest, *(Lead(one.lead_s, one.lead_basis) for one in free), key=lambda each: each.seconds)
-        supply.append(replace(rung, lead_s=longest.seconds, lead_basis=longest.basis))
-    return replace(rules, supply=tuple(supply))
+            before = zip(rules.supply, found, strict=False)
+            free = (its for one, its in before if one.accelerator == rung.accelerator and one.tier is Tier.START)
+            longest = max(longest, *free, key=lambda each: each.seconds)
+        found.append(longest)
+    led = _led(Same(rules), tuple(found))
+    return replace(led, wakes=wakes) if wakes else led
+
+
+@lru_cache(maxsize=16)
+def _led(rules: Same[Rules], leads: tuple[Lead, ...]) -> Rules:
+    """The same rules while lead times are: what is reckoned from them alone is then reckoned once."""
+    pairs = zip(rules.value.supply, leads, strict=True)
+    supply = tuple(replace(rung, lead_s=its.seconds, lead_basis=its.basis) for rung, its in pairs)
+    return replace(rules.value, supply=supply)

@@ -180,7 +180,7 @@ def _saw_starts(known: RoleMemory, told: RoleObservation, rule: RoleRules, rules
     under_way = max(1, (told.replicas or 0) - (told.ready or 0))
     if not told.starts and under_way == known.under_way:
         return known
-    rungs = [rung for rung in rules.supply if rung.accelerator == rule.accelerator]
+    rungs = [rung for rung in (rules.wake(rule.accelerator), *rules.rungs(rule)) if rung is not None]
     return replace(known, leads=learned(known.leads, told.starts, at, rungs), under_way=under_way)
 
 
@@ -197,14 +197,18 @@ def _credible(told: RoleObservation) -> RoleObservation:
 
 def _saw_role(known: RoleMemory, told: RoleObservation, rule: RoleRules, rules: Rules, at: float) -> RoleMemory:
     known = _with_gauges(known, told, rules.window_s, at)
-    known = replace(known, shape=_shape(known, told, rules, at))
-    if told.rate_engines > 0:
-        levels = known.levels
-        skew = spread(known.skew, known.learned, rule.prior, told, at=at, levels=levels, window_s=rules.window_s)
-        velocities = learn(known.learned, rule.prior, told, at=at, levels=levels, window_s=rules.window_s)
-        known = replace(known, skew=skew, learned=velocities)
-        known = _with_load(known, told, rules, at)
-    return known
+    shape = _shape(known, told, rules, at)
+    if told.rate_engines <= 0:
+        return replace(known, shape=shape)
+    levels = known.levels
+    skew = spread(known.skew, known.learned, rule.prior, told, at=at, levels=levels, window_s=rules.window_s)
+    velocities = learn(known.learned, rule.prior, told, at=at, levels=levels, window_s=rules.window_s)
+    prompt, output = _loads(known, shape, told, rules, at)
+    seen = prompt if told.key.role is Role.PREFILL else output
+    kept = known.kept
+    if kept and (now := load_now(seen)) is not None and seen.newest is not None and seen.newest[0] == at:
+        kept = judged(kept, now, at, rules.bin_s)
+    return replace(known, shape=shape, skew=skew, learned=velocities, prompt_load=prompt, output_load=output, kept=kept)
 
 
 def _with_gauges(known: RoleMemory, told: RoleObservation, window_s: float, at: float) -> RoleMemory:
@@ -241,19 +245,14 @@ def _shape(known: RoleMemory, told: RoleObservation, rules: Rules, at: float) ->
     return Shape(prompt, output, resident)
 
 
-def _with_load(known: RoleMemory, told: RoleObservation, rules: Rules, at: float) -> RoleMemory:
+def _loads(known: RoleMemory, shape: Shape, told: RoleObservation, rules: Rules, at: float) -> tuple[Series, Series]:
     """Arrivals = what was served + growth of what waits (signed: a draining queue is no new load)."""
-    shape = known.shape
     prompt, output = _binned(known.prompt_load, rules), _binned(known.output_load, rules)
     if told.computed_rate is not None and told.key.role is not Role.DECODE:
         prompt = prompt.append(at, max(0.0, told.computed_rate + known.queue_slope * (shape.prompt or 0.0)))
     if told.generation_rate is not None and told.key.role is not Role.PREFILL:
         output = output.append(at, max(0.0, told.generation_rate + known.service_slope * (shape.output or 0.0)))
-    seen = prompt if told.key.role is Role.PREFILL else output
-    kept = known.kept
-    if kept and (now := load_now(seen)) is not None and seen.newest is not None and seen.newest[0] == at:
-        kept = judged(kept, now, at, rules.bin_s)
-    return replace(known, prompt_load=prompt, output_load=output, kept=kept)
+    return prompt, output
 
 
 def _binned(series: Series, rules: Rules) -> Series:

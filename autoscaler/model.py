@@ -15,19 +15,22 @@ from autoscaler.supply import Supply  # noqa: TC001 - the journal's reader needs
 class Role(StrEnum):
     """What the replicas of a workload do."""
 
+    __hash__ = str.__hash__  # an enum's own is written in Python; keys with a role in them are looked up all the time
+
     PREFILL = "prefill"
     DECODE = "decode"
     COLOCATED = "colocated"
 
 
 class Tier(StrEnum):
-    """Where capacity comes from, nearest first. Waking needs hands the first version does not have.
+    """Where capacity comes from, nearest first.
 
-    Converting (decode replicas that compute prompts) is done by the simulated world alone.
+    Converting (decode replicas that compute prompts) is done by the simulated world alone, waking by the live one.
     """
 
     RUNNING = "running"
     CONVERT = "convert"
+    WAKE = "wake"
     START = "start"
     PREEMPT = "preempt"
     PROVISION = "provision"
@@ -42,6 +45,7 @@ class Step(StrEnum):
     WEIGHTS = "weights"
     ENGINE = "engine"
     REGISTRATION = "registration"
+    WAKE = "wake"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -130,6 +134,8 @@ class RoleObservation:
             gateway for this role, served or not; None where no gateway tells (and for decode, which prefill feeds).
         engines: the engines one by one, where the source tells them apart.
         starts: replicas that have come up lately; the same one may be told again and again.
+        asleep: replicas that hold their GPUs while their engine sleeps, and can be woken; waking: told to wake, not
+            serving yet. None: nobody said. Neither is `ready`; of the two only those waking are among `replicas`.
     """
 
     key: RoleKey
@@ -162,6 +168,8 @@ class RoleObservation:
     arrival_tokens: float | None = None
     engines: tuple[EngineObservation, ...] = ()
     starts: tuple[Start, ...] = ()
+    asleep: int | None = None
+    waking: int | None = None
 
     @property
     def itl(self) -> float | None:

@@ -42,7 +42,8 @@ def decide_once(parts: Parts, now: float) -> tuple[Observation, Decision]:
     there = cluster_now(parts)
     counts = {**counts, **there.counts}
     roles = tuple(
-        role_observation(key, readings.by_key[group.key], counts.get(key)) for key, group in parts.groups.items()
+        role_observation(key, readings.by_key[group.key], counts.get(key), there.sleepers.get(key))
+        for key, group in parts.groups.items()
     )
     notes = (*readings.notes, *there.notes)
     seen = Observation(readings.at, roles, there.stocks, source.name, notes, supply=there.supply)

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autoscaler.guards import GuardRules
+from autoscaler.model import Tier
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from autoscaler.learning import Prior
-    from autoscaler.model import RoleKey, Tier
+    from autoscaler.model import RoleKey
     from autoscaler.velocity import Engine, Target
     from forecasting.forecaster import Forecaster
 
@@ -87,6 +90,10 @@ class Rules:
         start_deadline_s: asked for so long ago and not arrived: no longer counted on.
         guards: caution.
         horizon_s, time_limit_s, gap, budget_per_hour, max_gpus_preempted: the plan's.
+        alternative: whether the plan without its dearest tier is worked out as well: evidence, which costs as much.
+        wake_s: median from telling a sleeping engine to its first token, before any was seen to wake; None: none can
+            be woken. wake_spread: 90th percentile over it.
+        wakes: the rung of waking, for the roles that have sleepers now (`sleepers`).
     """
 
     roles: tuple[RoleRules, ...]
@@ -109,7 +116,27 @@ class Rules:
     gap: float = 0.005
     budget_per_hour: float | None = None
     max_gpus_preempted: int | None = None
+    alternative: bool = True
+    wake_s: float | None = None
+    wake_spread: float = 1.0
+    wakes: Mapping[RoleKey, SupplyRules] = field(default_factory=dict)
 
-    def leads(self, accelerator: str) -> tuple[float, ...]:
-        """Lead times of this accelerator's tiers, s, ascending, each once."""
-        return tuple(sorted({rung.lead_s for rung in self.supply if rung.accelerator == accelerator}))
+    def rungs(self, rule: RoleRules) -> tuple[SupplyRules, ...]:
+        """The rungs a role can draw on, its own sleepers' included."""
+        own = self.wakes.get(rule.key)
+        found = tuple(rung for rung in self.supply if rung.accelerator == rule.accelerator)
+        return found if own is None else (own, *found)
+
+    def leads(self, rule: RoleRules) -> tuple[float, ...]:
+        """Lead times of a role's rungs, s, ascending, each once."""
+        return tuple(sorted({rung.lead_s for rung in self.rungs(rule)}))
+
+    def wake(self, accelerator: str) -> SupplyRules | None:
+        """The rung of waking replicas on this kind of GPU; None where none can be woken.
+
+        A GPU costs what a free one does: its sleeper holds it already, and keeps others from it.
+        """
+        if self.wake_s is None:
+            return None
+        prices = (rung.price_per_gpu_hour for rung in self.supply if rung.accelerator == accelerator)
+        return SupplyRules(Tier.WAKE, accelerator, self.wake_s, min(prices, default=1.0), spread=self.wake_spread)

@@ -78,11 +78,19 @@ def _unsplit(settings: Settings) -> Iterator[str]:
     for index, supply in enumerate(settings.supply):
         if supply.gpus is None:
             yield f"supply[{index}].gpus: is empty, but cluster.shards.of is {own.shards.of}: say how many are split"
-        if supply.provisionable_gpus:
+        claimed = {one.accelerator for one in own.provisioning if one.nodeclaim is not None}
+        if supply.provisionable_gpus and supply.accelerator not in claimed:
             where = f"supply[{index}].provisionable_gpus"
-            yield f"{where}: {supply.provisionable_gpus} is not possible with several shards: nodes are ordered by one"
-    if own.provisioning:
-        yield "cluster.provisioning: not possible with cluster.shards.of above 1: nodes are ordered by one process"
+            yield (
+                f"{where}: {supply.provisionable_gpus} needs a nodeclaim for {supply.accelerator!r} in "
+                "cluster.provisioning where there are several shards: a node must say whose it is"
+            )
+    for index, one in enumerate(own.provisioning):
+        if one.nodeclaim is None:
+            yield (
+                f"cluster.provisioning[{index}]: {one.by.kind} is not possible with cluster.shards.of above 1: its "
+                "nodes do not say which shard ordered them, so that others would promise their GPUs; use nodeclaim"
+            )
 
 
 def _twins(settings: Settings) -> Iterator[str]:

@@ -7,6 +7,10 @@ about 1/(n+1) of them, none between the others.
 GPUs are not arbitrated but split: of a stock of g GPUs shard i of n may use the g(i+1)//n - gi//n that begin at gi//n.
 These intervals do not overlap and end at g, whatever any shard knows of the others, is told late, or dies. The price is
 that a shard may be short while another has some left. Training is split the same way, gang by gang, by its name.
+
+A node that was ordered says for which pool (an annotation on its NodeClaim), and belongs as a whole to that pool's
+shard, under way and when it is there: whoever ordered it counts on it, nobody else does, and when the number of shards
+changes it goes with its pool. Only the GPUs of the other nodes are split.
 """
 
 from __future__ import annotations
@@ -17,13 +21,14 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from autoscaler.cluster.objects import ACCELERATOR, MANAGED, ORDERED_FOR
 from autoscaler.model import Decision, RoleKey, Stock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from autoscaler.build import Parts
-    from autoscaler.cluster.sight_types import Snapshot
+    from autoscaler.cluster.sight_types import Claim, Snapshot
     from autoscaler.cluster.training import Training
     from autoscaler.settings import Settings
 
@@ -36,6 +41,23 @@ def shard_of(name: str, of: int) -> int:
 def share(total: int, index: int, of: int) -> int:
     """One shard's part of so many indivisible things: the parts of all shards add up to them exactly."""
     return total * (index + 1) // of - total * index // of
+
+
+def allotted(most: int, there: Sequence[int]) -> list[int]:
+    """How many more each shard may order, where they have `there` already: together never more than `most`.
+
+    Each has its share. Where one has more than that, from another number of shards, the last ones wait for it. What a
+    shard may order does not depend on what others, within their shares, have ordered meanwhile, so that none needs to
+    know. Example: of 10 the shards have 5, 0 and 0; their shares are 3, 3 and 4, so that 0, 3 and 2 may be ordered.
+    """
+    shares = [share(most, index, len(there)) for index in range(len(there))]
+    beyond = sum(max(0, had - mine) for had, mine in zip(there, shares, strict=True))
+    rooms = [max(0, mine - had) for had, mine in zip(there, shares, strict=True)]
+    for index in reversed(range(len(rooms))):
+        waits = min(beyond, rooms[index])
+        rooms[index] -= waits
+        beyond -= waits
+    return rooms
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +107,10 @@ def own_parts(parts: Parts, which: Shard) -> Parts:
     rules = parts.rules
     roles = tuple(rule for rule in rules.roles if which.has(rule.key.namespace, rule.key.pool))
     mine = {rule.key for rule in roles}
-    gangs = {supply.accelerator: supply.preempt_gang for supply in parts.settings.supply}
+    units = {supply.accelerator: (supply.preempt_gang, supply.node_gpus) for supply in parts.settings.supply}
     budget = parts.settings.cluster.budget
-    hourly = which.part(budget.gpus_preempted_per_hour) or 0
-    cluster = parts.settings.cluster.model_copy(
-        update={"budget": budget.model_copy(update={"gpus_preempted_per_hour": hourly})}
-    )
+    hourly = {name: which.part(getattr(budget, name)) for name in ("gpus_preempted_per_hour", "nodes_per_hour")}
+    cluster = parts.settings.cluster.model_copy(update={"budget": budget.model_copy(update=hourly)})
     return replace(
         parts,
         settings=parts.settings.model_copy(update={"cluster": cluster}),
@@ -105,8 +125,8 @@ def own_parts(parts: Parts, which: Shard) -> Parts:
             Stock(
                 stock.accelerator,
                 which.part(stock.free),
-                which.part(stock.preemptible, gangs.get(stock.accelerator, 1)),
-                which.part(stock.provisionable),
+                which.part(stock.preemptible, units.get(stock.accelerator, (1, 1))[0]),
+                which.part(stock.provisionable, units.get(stock.accelerator, (1, 1))[1]),
             )
             for stock in parts.stocks
         ),
@@ -114,7 +134,7 @@ def own_parts(parts: Parts, which: Shard) -> Parts:
 
 
 def own_snapshot(seen: Snapshot, which: Shard) -> Snapshot:
-    """The cluster as the shard may use it: its pools, its part of the GPUs that are there, its part of training."""
+    """The cluster as the shard may use it: its pools, nodes ordered for them, its part of other GPUs and training."""
     if which.alone:
         return seen
     gangs = tuple(gang for gang in seen.supply.gangs if which.takes(gang.key))
@@ -123,18 +143,70 @@ def own_snapshot(seen: Snapshot, which: Shard) -> Snapshot:
         takeable[gang.accelerator] = takeable.get(gang.accelerator, 0) + gang.gpus
     lent = tuple((training, mark) for training, mark in seen.lent if _for_us(mark.role, which))
     ours = {training.key for training, _ in lent}
+    whose = {claim.meta.name: _orderer(claim, which.of) for claim in seen.claims}
+    free = _own_gpus(seen, whose, which)
     return replace(
         seen,
         pools={key: pool for key, pool in seen.pools.items() if which.has(key.namespace, key.pool)},
         gangs=tuple(gang for gang in seen.gangs if which.takes(gang.group.key)),
         lent=lent,
         training=tuple(one for one in seen.training if _not_others(one, which)),
-        supply=replace(seen.supply, gangs=gangs, lent=tuple(one for one in seen.supply.lent if one.key in ours)),
+        supply=replace(
+            seen.supply,
+            gangs=gangs,
+            lent=tuple(one for one in seen.supply.lent if one.key in ours),
+            coming=tuple(
+                one if whose.get(one.key) is not None else replace(one, gpus=share(one.gpus, which.index, which.of))
+                for one in seen.supply.coming
+                if whose.get(one.key) in {None, which.index}
+            ),
+        ),
         stocks=tuple(
-            replace(stock, free=which.part(stock.free), preemptible=takeable.get(stock.accelerator, 0))
+            replace(stock, free=free.get(stock.accelerator, 0), preemptible=takeable.get(stock.accelerator, 0))
             for stock in seen.stocks
         ),
+        claims=tuple(claim for claim in seen.claims if whose[claim.meta.name] in {None, which.index}),
+        shard=which.index,
+        ordered=dict(_ordered(seen, whose, which.of)),
     )
+
+
+def _orderer(claim: Claim, of: int) -> int | None:
+    """The shard a node was ordered for; None where it was not us. For a pool nobody can name the first answers."""
+    if MANAGED not in claim.meta.labels:
+        return None
+    try:
+        key = RoleKey.parse(claim.meta.annotations.get(ORDERED_FOR, ""))
+    except ValueError:
+        return 0
+    return shard_of(f"pool/{key.namespace}/{key.pool}", of)
+
+
+def _own_gpus(seen: Snapshot, whose: Mapping[str, int | None], which: Shard) -> dict[str, int]:
+    """GPUs that this shard's pools hold or could have: all of the nodes ordered for them, its share of the others.
+
+    A node that says it was ordered, and for which no claim is seen, is nobody's: another shard may see whose it is.
+    """
+    found = {claim.node: whose[claim.meta.name] for claim in seen.claims if claim.node}
+    own: dict[str, int] = {}
+    split: dict[str, int] = {}
+    for (accelerator, node), gpus in seen.by_node.items():
+        orderer = found.get(node)
+        if orderer == which.index:
+            own[accelerator] = own.get(accelerator, 0) + gpus
+        elif orderer is None and MANAGED not in seen.nodes[node].meta.labels:
+            split[accelerator] = split.get(accelerator, 0) + gpus
+    return {
+        accelerator: own.get(accelerator, 0) + share(split.get(accelerator, 0), which.index, which.of)
+        for accelerator in {*own, *split}
+    }
+
+
+def _ordered(seen: Snapshot, whose: Mapping[str, int | None], of: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """How many nodes each shard has ordered, by accelerator."""
+    for accelerator in (stock.accelerator for stock in seen.stocks):
+        made = [whose[c.meta.name] for c in seen.claims if c.meta.annotations.get(ACCELERATOR) == accelerator]
+        yield accelerator, tuple(made.count(index) for index in range(of))
 
 
 def _for_us(role: str, which: Shard) -> bool:

@@ -2,7 +2,8 @@
 
 Roles are planned as pools of their own here: their demand comes in whole replicas, the ratio of prefill to decode being
 settled before by the velocities. What training is seen by name is offered gang by gang, with the work that each would
-lose; without it the configured stock is.
+lose; without it the configured stock is. Replicas that sleep hold GPUs of the free stock, and only their own role can
+have these back: each role's are a source of its own, and nobody else's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from autoscaler.model import Tier
+from autoscaler.nearness import across_s, homes
+from autoscaler.reach import within_reach
 from optimizer import (
     Demand,
     Effort,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     from autoscaler.demand import RoleDemand
     from autoscaler.model import Observation, RoleKey, Stock
+    from autoscaler.reach import Points
     from autoscaler.rules import RoleRules, Rules, SupplyRules
     from optimizer import Plan, Pool
 
@@ -57,23 +61,32 @@ class Standing(Protocol):
         """Replicas asked for so far."""
         ...
 
+    @property
+    def asleep(self) -> int:
+        """Replicas beside these that sleep, and that nobody has asked for."""
+        ...
+
+    @property
+    def waking(self) -> int:
+        """Those of `starting` that are being woken."""
+        ...
+
 
 def supply_plan(
     demands: Mapping[RoleKey, RoleDemand], counts: Mapping[RoleKey, Standing], seen: Observation, rules: Rules
 ) -> Plan | None:
     """One plan for all judged roles; None when there is none to judge."""
-    pools = tuple(
-        _pool(rule, demands[rule.key], counts[rule.key], rules) for rule in rules.roles if rule.key in demands
-    )
+    points = within_reach({key: demand.at for key, demand in demands.items()}, counts, seen, rules)
+    pools = tuple(_pool(rule, points[rule.key], counts[rule.key], rules) for rule in rules.roles if rule.key in points)
     if not pools:
         return None
     stocks = {stock.accelerator: stock for stock in seen.stocks}
     held = _held(demands, counts, rules)
-    sources: list[Source] = []
+    sources = list(_sleepers(demands, counts, rules))
     gangs: list[Gang] = []
     offers: list[Offer] = []
     for rung in rules.supply:
-        named = list(_gangs(rung, seen)) if rung.tier is Tier.PREEMPT else []
+        named = list(_gangs(rung, seen, rules)) if rung.tier is Tier.PREEMPT else []
         if named:
             gangs += named
         elif rung.tier is Tier.PROVISION and _nodes_are_whole(rung, rules):
@@ -82,22 +95,22 @@ def supply_plan(
             sources.append(_source(rung, stocks.get(rung.accelerator), held.get(rung.accelerator, 0)))
     limits = PlanRules(budget_per_hour=rules.budget_per_hour, max_gpus_preempted=rules.max_gpus_preempted)
     problem = Problem(pools, tuple(sources), tuple(gangs), tuple(offers), rules=limits, horizon_s=rules.horizon_s)
-    return _planned(problem, rules.time_limit_s, rules.gap)
+    return _planned(problem, Effort(Limits(rules.time_limit_s, rules.gap), alternative=rules.alternative))
 
 
 @lru_cache(maxsize=8)
-def _planned(problem: Problem, time_limit_s: float, gap: float) -> Plan:
+def _planned(problem: Problem, effort: Effort) -> Plan:
     """The plan of a problem. The same is asked at every other tick, as counts and needs are whole replicas."""
-    return plan(problem, Effort(Limits(time_limit_s, gap)))
+    return plan(problem, effort)
 
 
 def _held(demands: Mapping[RoleKey, RoleDemand], counts: Mapping[RoleKey, Standing], rules: Rules) -> dict[str, int]:
-    """GPUs of each kind that the pools hold; a role that is not judged may hold all it was asked for."""
+    """GPUs of each kind that the pools hold, asleep or not; a role that is not judged may hold all it was asked for."""
     held: dict[str, int] = {}
     for rule in rules.roles:
         standing = counts[rule.key]
         here = standing.arrived + standing.starting
-        gpus = rule.gpus * (here if rule.key in demands else max(here, standing.base))
+        gpus = rule.gpus * (standing.asleep + (here if rule.key in demands else max(here, standing.base)))
         held[rule.accelerator] = held.get(rule.accelerator, 0) + gpus
     return held
 
@@ -117,29 +130,32 @@ def awaited(
         if stock.free is None or not waiting:
             continue
         roles = [rule for rule in rules.roles if rule.accelerator == stock.accelerator]
-        held = sum(rule.gpus * counts[rule.key].base for rule in roles)
-        kept = sum(rule.gpus * least[rule.key] for rule in roles)
+        held = sum(rule.gpus * (counts[rule.key].base + counts[rule.key].asleep) for rule in roles)
+        kept = sum(rule.gpus * (least[rule.key] + counts[rule.key].asleep) for rule in roles)
         if any(held > stock.free - gang >= kept for gang in waiting):
             found.add(stock.accelerator)
     return frozenset(found)
 
 
-def _pool(rule: RoleRules, demand: RoleDemand, counts: Standing, rules: Rules) -> Pool:
+def _pool(rule: RoleRules, points: Points, counts: Standing, rules: Rules) -> Pool:
     """A role's demand in whole replicas (head-room included), one unit of capacity each."""
     price = min((r.price_per_gpu_hour for r in rules.supply if r.accelerator == rule.accelerator), default=1.0)
-    leads = rules.leads(rule.accelerator)
-    lead_s = leads[0] if leads else 0.0
+    wake = rules.wakes.get(rule.key)
+    lead_s = min((rung.lead_s for rung in rules.rungs(rule) if rung.tier is not Tier.WAKE), default=0.0)
     planned = rules.least_quantile if rules.quantile is None else rules.quantile
     # Never more than half of what a release saves over the horizon: a pool that nobody needs must shrink at any price.
     most = 0.5 * rule.gpus * price * rules.horizon_s / HOUR_S
     back = min(_reacquisition_price(rule, price, lead_s, planned), most)
     replicas = [Replicas(counts.arrived, release_price=back)] if counts.arrived else []
-    if counts.starting:
-        replicas.append(Replicas(counts.starting, lands_in_s=lead_s, release_price=back))
+    waking = counts.waking if wake is not None else 0
+    if waking and wake is not None:
+        replicas.append(Replicas(waking, lands_in_s=wake.lead_s, release_price=back))
+    if counts.starting > waking:
+        replicas.append(Replicas(counts.starting - waking, lands_in_s=lead_s, release_price=back))
     return simple_pool(
         str(rule.key),
         Variant("", rule.accelerator, rule.gpus, 1.0, price, tuple(replicas)),
-        tuple(Demand(ahead, float(min(needed, rule.maximum))) for ahead, needed in demand.at),
+        tuple(Demand(ahead, float(min(needed, rule.maximum))) for ahead, needed in points),
         shortage_price=rule.shortage_price,
         minimum=rule.minimum,
         maximum=rule.maximum,
@@ -153,6 +169,27 @@ def _reacquisition_price(rule: RoleRules, price_per_gpu_hour: float, lead_s: flo
     its GPUs are paid while they start again: ((1 - quantile) x shortage price + GPUs x price) x lead time.
     """
     return ((1.0 - quantile) * rule.shortage_price + rule.gpus * price_per_gpu_hour) * lead_s / HOUR_S
+
+
+def _sleepers(
+    demands: Mapping[RoleKey, RoleDemand], counts: Mapping[RoleKey, Standing], rules: Rules
+) -> Iterator[Source]:
+    """Each judged role's own sleepers, to be woken; of roles that have enough awake nobody asks."""
+    for rule in rules.roles:
+        rung, standing = rules.wakes.get(rule.key), counts[rule.key]
+        if rung is None or not standing.asleep or rule.key not in demands:
+            continue
+        most = max((min(needed, rule.maximum) for _, needed in demands[rule.key].at), default=0)
+        if max(most, rule.minimum) > standing.arrived + standing.starting:
+            yield Source(
+                key=f"{rung.tier}/{rule.key}",
+                tier=Rung.WAKE,
+                accelerator=rung.accelerator,
+                gpus=standing.asleep * rule.gpus,
+                lead_s=rung.lead_s,
+                price_per_gpu_hour=rung.price_per_gpu_hour,
+                only_for=(str(rule.key),),
+            )
 
 
 def _source(rung: SupplyRules, stock: Stock | None, held: int) -> Source:
@@ -195,13 +232,18 @@ def _offer(rung: SupplyRules, stock: Stock | None) -> Offer:
     )
 
 
-def _gangs(rung: SupplyRules, seen: Observation) -> Iterator[Gang]:
-    """The training that is seen by name. Its last sign of saved work is its checkpoint, else its start."""
+def _gangs(rung: SupplyRules, seen: Observation, rules: Rules) -> Iterator[Gang]:
+    """The training that is seen by name. Its last sign of saved work is its checkpoint, else its start.
+
+    What taking it costs beside the lost work stands as time in the queue: being taken at all, and lying apart.
+    """
+    near = _near(rung.accelerator, seen, rules)
     for gang in seen.supply.gangs if seen.supply is not None else ():
         if gang.accelerator != rung.accelerator or gang.gpus < 1:
             continue
         saved = gang.checkpoint_at if gang.checkpoint_at is not None else gang.started_at
         price = rung.price_per_gpu_hour
+        once_s = rung.one_off_price / price * HOUR_S if price > 0 else 0.0
         yield Gang(
             key=gang.key,
             accelerator=gang.accelerator,
@@ -209,6 +251,14 @@ def _gangs(rung: SupplyRules, seen: Observation) -> Iterator[Gang]:
             priority=gang.priority,
             lead_s=rung.lead_s,
             since_checkpoint_s=max(0.0, seen.at - saved) if saved is not None else 0.0,
-            requeue_s=rung.one_off_price / price * HOUR_S if price > 0 else 0.0,
+            requeue_s=once_s + across_s(gang.domains, near),
             price_per_gpu_hour=price,
         )
+
+
+def _near(accelerator: str, seen: Observation, rules: Rules) -> frozenset[tuple[str, ...]]:
+    """Network domains to join with GPUs of this kind; none where no pool has two roles on it."""
+    pools = [(rule.key.namespace, rule.key.pool) for rule in rules.roles if rule.accelerator == accelerator]
+    if seen.supply is None or len(set(pools)) == len(pools):
+        return frozenset()
+    return homes({one.domain: one.serving for one in seen.supply.domains if one.accelerator == accelerator})

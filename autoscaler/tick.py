@@ -8,7 +8,6 @@ Pure: no clock, no socket, no chance. The same input gives the same decision, so
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -16,44 +15,30 @@ from typing import TYPE_CHECKING
 from autoscaler.demand import RoleDemand, needed_soon, pool_demands
 from autoscaler.foresight import promised, said
 from autoscaler.guards import Standing, guarded
-from autoscaler.hearing import arriving, why_blind, why_partial
+from autoscaler.hearing import unheard_of, why_blind
 from autoscaler.leadtimes import with_learned_leads
 from autoscaler.memory import Memory, RoleMemory, saw
 from autoscaler.model import Decision, PlanEvidence, Role, RoleDecision, RoleKey, Take, Tier
 from autoscaler.scarcity import with_scarce_stock
+from autoscaler.sleepers import with_sleepers
 from autoscaler.supply_plan import awaited, supply_plan
+from optimizer import Do
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
+    from autoscaler.hearing import Unheard
     from autoscaler.model import Observation, RoleObservation
     from autoscaler.rules import RoleRules, Rules
     from optimizer import Plan, PoolPlan
-
-
-Reasons = Mapping[tuple[str, str], Mapping[RoleKey, str]]
-"""By pool: the roles to which something applies, and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unheard:
-    """The roles that are not heard, those heard in part, and by role the replicas that have only just arrived."""
-
-    blind: Reasons
-    partial: Reasons
-    arriving: Mapping[RoleKey, int]
-
-    def share_heard(self, key: RoleKey, ready: int | None) -> float:
-        """Share of a role's replicas that are heard, where the others have only just arrived; else 1."""
-        new = self.arriving.get(key, 0)
-        return max(ready - new, 1) / ready if new and ready else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
     """How many replicas there are: arrived, existing, still counted on to arrive, and what was asked for so far.
 
-    `asked`: whether anything was ever asked for; a wish of 0 is one.
+    `asked`: whether anything was ever asked for; a wish of 0 is one. `waking`: those of `starting` that only wake up;
+    `asleep`: sleepers that nobody has asked for.
     """
 
     ready: int | None
@@ -61,6 +46,8 @@ class Counts:
     starting: int
     base: int
     asked: bool
+    asleep: int = 0
+    waking: int = 0
 
     @property
     def arrived(self) -> int:
@@ -81,9 +68,12 @@ class Planned:
         """Sort the plan by role: takes by their need, constraints by the key they name (`capacity[key@lead=0]`)."""
         takes: dict[str, tuple[Take, ...]] = {}
         binding: dict[str, tuple[str, ...]] = {}
+        gangs = {one.on for one in plan.actions if one.do is Do.PREEMPT} if plan else set()
         for one in plan.actions if plan else ():
             if one.now and one.pool and one.tier is not None:
-                take = Take(Tier(one.tier.value), one.replicas, one.lands_s - one.at_s)
+                # what comes of a gang is ordered now, though its replicas start only when it has left
+                ordered_s = 0.0 if one.on in gangs else one.at_s
+                take = Take(Tier(one.tier.value), one.replicas, one.lands_s - ordered_s)
                 takes[one.pool] = (*takes.get(one.pool, ()), take)
         for name in plan.binding if plan else ():
             key = name.partition("[")[2].removesuffix("]").partition("@")[0]
@@ -95,9 +85,9 @@ class Planned:
         return self.plan.pools.get(str(key)) if self.plan is not None else None
 
     def target(self, key: RoleKey) -> int | None:
-        """How many replicas the plan wants for a role."""
+        """How many replicas the plan wants for a role; what takes the place of another is not wanted beside it."""
         need = self.need(key)
-        return need.roles[""].target if need is not None else None
+        return need.roles[""].at_once if need is not None else None
 
 
 class Stage(StrEnum):
@@ -127,7 +117,7 @@ def tick(
     """
     ended(Stage.OBSERVE)
     memory = saw(memory, seen, rules)
-    rules = with_scarce_stock(with_learned_leads(rules, memory), seen, memory)
+    rules = with_scarce_stock(with_learned_leads(with_sleepers(rules, seen), memory), seen, memory)
     told = {role.key: role for role in seen.roles}
     blind = {rule.key: why_blind(told.get(rule.key), seen, memory.of(rule.key)) for rule in rules.roles}
     counts = {rule.key: count(told.get(rule.key), memory.of(rule.key), rules, seen.at) for rule in rules.roles}
@@ -136,21 +126,20 @@ def tick(
     ended(Stage.FORECAST)
     made = Planned.of(supply_plan(demands, counts, seen, rules))
     ended(Stage.PLAN)
-    unheard = _unheard(rules, told, memory, blind)
+    unheard = unheard_of(rules, told, memory, blind)
     freed = _awaited(seen, rules, counts, memory, made)
     decided = []
     remembered = dict(memory.roles)
     for rule in rules.roles:
         known = _judged(memory.of(rule.key), made.target(rule.key), rules, seen.at)
         standing = _standing(rule, counts, unheard, known, seen.at)
-        standing = _watching(
-            standing, made.target(rule.key), known, rule, rules, seen.at, awaited=rule.accelerator in freed
-        )
-        one = _decide(rule, demands.get(rule.key), counts[rule.key], made, standing, rules)
-        one = replace(one, sampled_at=told[rule.key].sampled_at if rule.key in told else None)
+        demand = demands.get(rule.key)
+        if demand is not None:
+            standing = _watching(standing, demand, made, known, rule, rules, seen.at, awaited=rule.accelerator in freed)
+        sampled_at = told[rule.key].sampled_at if rule.key in told else None
+        one = _decide(rule, demand, counts[rule.key], made, standing, rules, sampled_at)
         decided.append(one)
-        known = replace(known, kept=promised(known.kept, one.foreseen, seen.at, rules.bin_s))
-        remembered[rule.key] = asked_for(known, one, seen.at)
+        remembered[rule.key] = asked_for(known, one, seen.at, rules)
     ended(Stage.GUARD)
     return Decision(seen.at, tuple(decided), _evidence(made.plan), seen.failure), replace(memory, roles=remembered)
 
@@ -171,7 +160,11 @@ def count(told: RoleObservation | None, known: RoleMemory, rules: Rules, at: flo
     if known.decided_at is None or at - known.decided_at > rules.window_s:
         # Just started, or away for a while: somebody may have scaled meanwhile, and a restart never scales down.
         base = max(base, there)
-    return Counts(ready, replicas, starting, base, known.desired is not None)
+    # Of what was asked for and has no pod yet, the sleepers come first: hands wake before they start anything.
+    sleeping = (told.asleep or 0) if told else 0
+    called = min(sleeping, max(0, starting - max(0, (replicas or 0) - (ready or 0))))
+    waking = min(starting, ((told.waking or 0) if told else 0) + called)
+    return Counts(ready, replicas, starting, base, known.desired is not None, sleeping - called, waking)
 
 
 def _demands(memory: Memory, rules: Rules, at: float, blind: Mapping[RoleKey, str | None]) -> dict[RoleKey, RoleDemand]:
@@ -200,18 +193,6 @@ def _judged(known: RoleMemory, planned: int | None, rules: Rules, at: float) -> 
     return replace(known, judged_since=since, judged_at=at, plans=(*kept, (at, planned)))
 
 
-def _unheard(
-    rules: Rules, told: Mapping[RoleKey, RoleObservation], memory: Memory, blind: Mapping[RoleKey, str | None]
-) -> Unheard:
-    """Who is not, or not wholly, heard."""
-    partial, new = {}, {}
-    for rule in rules.roles:
-        known = memory.of(rule.key)
-        partial[rule.key] = why_partial(told.get(rule.key), known)
-        new[rule.key] = arriving(told.get(rule.key), known)
-    return Unheard(_by_pool(blind), _by_pool(partial), {key: count for key, count in new.items() if count})
-
-
 def _awaited(
     seen: Observation, rules: Rules, counts: Mapping[RoleKey, Counts], memory: Memory, made: Planned
 ) -> frozenset[str]:
@@ -225,15 +206,6 @@ def _awaited(
         lately = (number for when, number in memory.of(rule.key).plans if when >= since)
         least[rule.key] = base if planned is None else min(base, max((planned, rule.minimum, *lately)))
     return awaited(seen, rules, counts, least)
-
-
-def _by_pool(reasons: Mapping[RoleKey, str | None]) -> Reasons:
-    """The roles with a reason, by their pool; pools without any are left out."""
-    found: dict[tuple[str, str], dict[RoleKey, str]] = {}
-    for key, why in reasons.items():
-        if why is not None:
-            found.setdefault((key.namespace, key.pool), {})[key] = why
-    return found
 
 
 def _standing(
@@ -260,7 +232,8 @@ def _standing(
 
 def _watching(
     standing: Standing,
-    planned: int | None,
+    demand: RoleDemand,
+    made: Planned,
     known: RoleMemory,
     rule: RoleRules,
     rules: Rules,
@@ -269,15 +242,22 @@ def _watching(
     awaited: bool,
 ) -> Standing:
     """With what a shrinkage must leave: asked only where one is planned, for it costs as much as a forecast."""
+    planned = made.target(rule.key)
     if planned is None or planned >= standing.base or rules.guards.hold_s >= rules.guards.stabilise_down_s:
         return standing
     lately = max((count for when, count in known.plans if when >= at - rules.guards.hold_s), default=None)
-    soon = None if awaited else needed_soon(known, rule, rules)
+    soon = None if awaited else needed_soon(known, rule, rules, demand.planned)
     return replace(standing, last_plans=lately, soon=soon, awaited=awaited)
 
 
 def _decide(
-    rule: RoleRules, demand: RoleDemand | None, counts: Counts, made: Planned, standing: Standing, rules: Rules
+    rule: RoleRules,
+    demand: RoleDemand | None,
+    counts: Counts,
+    made: Planned,
+    standing: Standing,
+    rules: Rules,
+    sampled_at: float | None,
 ) -> RoleDecision:
     need = made.need(rule.key)
     planned = made.target(rule.key)
@@ -299,6 +279,7 @@ def _decide(
         blind=standing.blind,
         guards=guards,
         reasons=tuple(_reasons(demand, made, rule.key, shortage)),
+        sampled_at=sampled_at,
         foreseen=demand.foreseen if demand else (),
     )
 
@@ -331,9 +312,11 @@ def _evidence(made: Plan | None) -> PlanEvidence | None:
     )
 
 
-def asked_for(known: RoleMemory, decided: RoleDecision, at: float) -> RoleMemory:
-    """Memory after asking: the wish, when it was made, and when it last grew."""
+def asked_for(known: RoleMemory, decided: RoleDecision, at: float, rules: Rules) -> RoleMemory:
+    """Memory after asking: bounds to be judged; the wish, when it was made, and when it last grew."""
+    kept = promised(known.kept, decided.foreseen, at, rules.bin_s)
     if decided.desired is None:
-        return known
+        return replace(known, kept=kept)
     grew = known.desired is None or decided.desired > known.desired
-    return replace(known, desired=decided.desired, decided_at=at, raised_at=at if grew else known.raised_at)
+    raised_at = at if grew else known.raised_at
+    return replace(known, kept=kept, desired=decided.desired, decided_at=at, raised_at=raised_at)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from autoscaler.cluster import kinds
 from autoscaler.cluster.actions import LowerBuffer
+from autoscaler.cluster.objects import MANAGED
 from autoscaler.cluster.pod_actions import PullImage, TellSources
-from autoscaler.cluster.returns import MANAGED
 from autoscaler.cluster.stock import accelerator_of, domain_of
 from autoscaler.settings_cluster import BufferSettings
 

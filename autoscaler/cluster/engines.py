@@ -112,7 +112,7 @@ class Engines:
     """
 
     def __init__(self, http: urllib3.PoolManager, clock: Callable[[], float] = time.time) -> None:
-        self._http, self._clock = http, clock
+        self._http, self.clock = http, clock
         self._lock = Lock()
         self._busy: dict[str, Thread] = {}
         self._ended: dict[str, str] = {}
@@ -140,7 +140,7 @@ class Engines:
             answer = self._http.request("GET", url, timeout=LOOK_S, retries=False)
         except (urllib3.exceptions.HTTPError, OSError):
             return None
-        return look_of(answer.data, self._clock()) if answer.status == HTTPStatus.OK else None
+        return look_of(answer.data, self.clock()) if answer.status == HTTPStatus.OK else None
 
     def sleeping(self, url: str) -> bool:
         """Whether the engine at this address sleeps. Raises ApiError."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from autoscaler.cluster.actuators import Actuators
     from autoscaler.cluster.audit import Audit, Events
+    from autoscaler.cluster.objects import Pod
     from autoscaler.cluster.sight_types import SightRules, Snapshot, WeightsSight
     from autoscaler.model import Decision, RoleKey, Tier
     from autoscaler.settings_cluster import ClusterSettings, Mode
@@ -162,6 +163,21 @@ class Hands:
         )
         self.state.waiting = found.waiting
         return found
+
+    def wakes(self, seen: Snapshot) -> Callable[[RoleKey, Pod], bool]:
+        """Says of a role's sleeping pod whether it would be woken when it is wished for. May be asked by any thread."""
+        concerned = {(one.namespace, one.pool) for one in self._settings.release}
+        able = {
+            key
+            for key, pool in seen.pools.items()
+            if (key.namespace, key.pool) in concerned
+            and self._mode(Hand.SLEEP, key) == "active"
+            and intents.sets(pool, self._settings.actuator)
+            and self._drains(key, seen)
+        }
+        able = able if self.limits.may(Hand.SLEEP, seen.at) else set()
+        unable = self.limits.quarantined(("Sleep", "Wake"), seen.at)
+        return lambda key, pod: key in able and pod.meta.name not in unable
 
     def _drains(self, key: RoleKey, seen: Snapshot) -> bool:
         """Whether pods can be drained before they go; where they cannot, a pool must not wait for it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autoscaler.cluster.intents import sets
-from autoscaler.cluster.release import Asked, letting_go
+from autoscaler.cluster.release import Asked, letting_go, standing_of
 from autoscaler.cluster.sight_types import ASLEEP, DRAINING
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from autoscaler.cluster.actions import Action
     from autoscaler.cluster.engines import EngineLook, Engines
+    from autoscaler.cluster.objects import Pod
     from autoscaler.cluster.sight_types import PoolSight, Snapshot
     from autoscaler.model import Decision, RoleDecision, RoleKey
     from autoscaler.settings_cluster import ReleaseSettings
@@ -32,6 +33,36 @@ class Plan:
     meanwhile: dict[RoleKey, int] = field(default_factory=dict)
     resident: dict[str, float] = field(default_factory=dict)
     waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sleepers:
+    """A pool's replicas that hold GPUs and serve nothing, as their engines sleep.
+
+    Attributes:
+        asleep: those that can be woken. waking: on their way back. stuck: those that nobody here would wake, with
+            `stuck_gpus`. ready: of all of these, as Kubernetes has it: an engine that sleeps answers its probes.
+    """
+
+    asleep: int = 0
+    waking: int = 0
+    stuck: int = 0
+    stuck_gpus: int = 0
+    ready: int = 0
+
+
+def sleepers(pool: PoolSight, able: Callable[[Pod], bool]) -> Sleepers:
+    """Count them. `able`: whether a pod's engine would be woken."""
+    found = [(pod, standing_of(pod).stage) for pod in pool.living if ASLEEP in pod.meta.annotations]
+    resting = [pod for pod, stage in found if stage and stage != "waking"]
+    stuck = [pod for pod in resting if not able(pod)]
+    return Sleepers(
+        len(resting) - len(stuck),
+        sum(stage == "waking" for _, stage in found),
+        len(stuck),
+        sum(pod.gpus for pod in stuck),
+        sum(pod.ready for pod, stage in found if stage),
+    )
 
 
 def plan(

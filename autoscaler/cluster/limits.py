@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from autoscaler.cluster import returns
 from autoscaler.cluster.actions import Action, Preempt, Provision
 from autoscaler.cluster.actuators import LAST_MARK
+from autoscaler.cluster.objects import MANAGED
 from autoscaler.cluster.training import Mark
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Limits:
         return made | {
             claim.meta.name
             for claim in seen.claims
-            if returns.MANAGED in claim.meta.labels and (claim.meta.created or 0.0) > seen.at - HOUR_S
+            if MANAGED in claim.meta.labels and (claim.meta.created or 0.0) > seen.at - HOUR_S
         }
 
     def done(self, action: Action, now: float) -> None:
@@ -110,7 +110,7 @@ class Limits:
         """Objects of which actions of these kinds failed too often, by name alone."""
         return frozenset(
             key.rpartition("/")[2]
-            for key, until in self._quarantined.items()
+            for key, until in list(self._quarantined.items())  # asked by the loop's thread too
             if now < until and key.partition(":")[0] in kinds
         )
 

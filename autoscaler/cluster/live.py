@@ -56,10 +56,16 @@ class ReplicaStarts(Protocol):
         ...
 
 
-def role_observation(key: RoleKey, reading: Reading, counts: tuple[int | None, int | None] | None) -> RoleObservation:
+def role_observation(
+    key: RoleKey,
+    reading: Reading,
+    counts: tuple[int | None, int | None] | None,
+    sleepers: tuple[int, int] | None = None,
+) -> RoleObservation:
     """A reading in the autoscaler's words.
 
-    Without better knowledge the scrape targets are the replicas: those that are up are ready.
+    Without better knowledge the scrape targets are the replicas: those that are up are ready. `sleepers`: replicas
+    (asleep, waking); None where nobody knows.
     """
     ready, replicas = counts if counts is not None else (reading.targets_up, reading.targets)
     # A target that cannot be scraped may be a replica that still serves: without better knowledge it counts as one
@@ -91,18 +97,24 @@ def role_observation(key: RoleKey, reading: Reading, counts: tuple[int | None, i
         itl_tokens=get(Signal.ITL_TOKENS),
         ttft_busy=get(Signal.TTFT_BUSY),
         step_rate=get(Signal.STEP_RATE),
+        asleep=sleepers[0] if sleepers is not None else None,
+        waking=sleepers[1] if sleepers is not None else None,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a cluster adds to an observation: stock, (ready, existing) replicas and starts by role, and notes."""
+    """What a cluster adds to an observation: stock, replicas and starts by role, and notes.
+
+    `counts`: (ready, existing) replicas, `sleepers`: (asleep, waking) ones.
+    """
 
     stocks: tuple[Stock, ...] = ()
     counts: Mapping[RoleKey, tuple[int | None, int | None]] = field(default_factory=dict)
     supply: Supply | None = None
     notes: tuple[str, ...] = ()
     starts: Mapping[RoleKey, tuple[Start, ...]] = field(default_factory=dict)
+    sleepers: Mapping[RoleKey, tuple[int, int]] = field(default_factory=dict)
 
 
 class Cluster(Protocol):
@@ -163,7 +175,8 @@ class LiveWorld:
         there = self._cluster.look() if self._cluster else Seen(self._stocks)
         counts |= there.counts
         roles = tuple(
-            role_observation(key, readings.by_key[group.key], counts.get(key)) for key, group in self._groups.items()
+            role_observation(key, readings.by_key[group.key], counts.get(key), there.sleepers.get(key))
+            for key, group in self._groups.items()
         )
         roles, unknown = self._with_starts(roles, now, there.starts)
         notes = (*readings.notes, *there.notes, *unknown)

@@ -16,6 +16,10 @@ DOMAIN = "tidegate.dev/"
 """Prefix of our own labels and annotations."""
 ACCELERATOR = f"{DOMAIN}accelerator"
 """Annotation on nodes we ordered: their GPU type, as the settings call it."""
+ORDERED_FOR = f"{DOMAIN}ordered-for"
+"""Annotation on nodes we ordered: `namespace/pool/role` of whom they were ordered for."""
+MANAGED = f"{DOMAIN}managed-by"
+"""Label of what we made ourselves, and of the nodes that come of it: Karpenter hands a claim's labels on."""
 KEPT_ANNOTATIONS = (
     DOMAIN,
     "kueue.x-k8s.io/",
@@ -225,6 +229,7 @@ class Node:
 LEAVING = frozenset(
     {
         "karpenter.sh/disrupted",
+        "karpenter.sh/unregistered",
         "ToBeDeletedByClusterAutoscaler",
         "node.kubernetes.io/not-ready",
         "node.kubernetes.io/unreachable",

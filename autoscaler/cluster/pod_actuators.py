@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from autoscaler.cluster import kinds
 from autoscaler.cluster.api import ApiError
 from autoscaler.cluster.engines import base
+from autoscaler.cluster.objects import MANAGED
 from autoscaler.cluster.pod_actions import Drain, LeaveFirst, PullImage, Sleep, TellSources, Undrain, Wake
 from autoscaler.cluster.release import FIRST, standing_of
-from autoscaler.cluster.returns import COST, MANAGED
-from autoscaler.cluster.sight_types import ASLEEP, DRAINING
+from autoscaler.cluster.returns import COST
+from autoscaler.cluster.sight_types import ASLEEP, DRAINING, WOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,14 +79,15 @@ class PodActuators:
         engines, url = self._engines(), base(pod, how)
         if dry_run:
             return f"sleeping: {engines.sleeping(url)}"
-        self._stage(pod, standing_of(pod).asleep_at or now, "waking")
-        engines.tell(
-            key(action),
-            url,
-            sleep=None,
-            first=self._fence,
-            then=lambda: self._serve(pod, how.route_label, dry_run=False),
-        )
+        stands = standing_of(pod)
+        asked = stands.waking_at if stands.stage == "waking" and stands.waking_at is not None else now
+        self._stage(pod, stands.asleep_at or now, "waking", asked)
+
+        def awake() -> None:
+            woken = json.dumps({"asked": asked, "served": max(asked, engines.clock())})
+            self._serve(pod, how.route_label, dry_run=False, woken=woken)
+
+        engines.tell(key(action), url, sleep=None, first=self._fence, then=awake)
         return f"POST {url}/wake_up"
 
     def _engines(self) -> Engines:
@@ -97,12 +99,14 @@ class PodActuators:
         if self._api.fence is not None:
             self._api.fence()
 
-    def _stage(self, pod: Pod, at: float, stage: str) -> None:
-        self._note(pod, {ASLEEP: json.dumps({"at": at, "stage": stage})}, {}, dry_run=False)
+    def _stage(self, pod: Pod, at: float, stage: str, waking: float | None = None) -> None:
+        said = {"at": at, "stage": stage, **({} if waking is None else {"waking": waking})}
+        self._note(pod, {ASLEEP: json.dumps(said)}, {}, dry_run=False)
 
-    def _serve(self, pod: Pod, label: str, *, dry_run: bool) -> None:
+    def _serve(self, pod: Pod, label: str, *, dry_run: bool, woken: str | None = None) -> None:
         before = standing_of(pod).label
-        self._note(pod, {DRAINING: None, ASLEEP: None, COST: None}, {label: before}, dry_run=dry_run)
+        gone: dict[str, str | None] = {DRAINING: None, ASLEEP: None, COST: None}
+        self._note(pod, gone if woken is None else {**gone, WOKEN: woken}, {label: before}, dry_run=dry_run)
 
     def _note(
         self, pod: Pod, annotations: dict[str, str | None], labels: dict[str, str | None], *, dry_run: bool

@@ -9,7 +9,7 @@ import urllib3
 
 from autoscaler.cluster import kinds
 from autoscaler.cluster.api import ApiError
-from autoscaler.cluster.objects import ACCELERATOR
+from autoscaler.cluster.objects import ACCELERATOR, MANAGED, ORDERED_FOR
 from autoscaler.settings_cluster import (
     BufferSettings,
     NodeClaimSettings,
@@ -45,7 +45,7 @@ def order(
     return _webhook(http, action, by, dry_run=dry_run)
 
 
-OURS = {"tidegate.dev/managed-by": "tidegate"}
+OURS = {MANAGED: "tidegate"}
 
 
 def _create(api: Api, resource: Resource, namespace: str, body: Json, *, dry_run: bool) -> None:
@@ -68,6 +68,7 @@ def _claim(api: Api, resource: Resource, action: Provision, by: NodeClaimSetting
                 "karpenter.sh/do-not-disrupt": "true",
                 "tidegate.dev/gpus": str(action.settings.node_gpus),
                 ACCELERATOR: action.settings.accelerator,  # may hold what a label may not
+                ORDERED_FOR: str(action.role),  # whose it is among several shards, whatever their number
             },
         },
         "spec": by.spec,

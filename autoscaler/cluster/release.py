@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from autoscaler.cluster.objects import LWS_GROUP
 from autoscaler.cluster.pod_actions import Drain, LeaveFirst, Sleep, Undrain, Wake
 from autoscaler.cluster.returns import COST
-from autoscaler.cluster.sight_types import ASLEEP, DRAINING
+from autoscaler.cluster.sight_types import ASLEEP, DRAINING, WOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,13 +38,14 @@ ORDERED = {"StatefulSet": "apps.kubernetes.io/pod-index", "LeaderWorkerSet": LWS
 class Standing:
     """What is written on a pod: since when it drains, what routing label it had; since when it sleeps, how far that is.
 
-    `stage`: going, asleep, waking; "" while it does not sleep.
+    `stage`: going, asleep, waking; "" while it does not sleep. `waking_at`: when it was told to wake.
     """
 
     draining_at: float | None = None
     label: str | None = None
     asleep_at: float | None = None
     stage: str = ""
+    waking_at: float | None = None
 
 
 def standing_of(pod: Pod) -> Standing:
@@ -56,7 +57,17 @@ def standing_of(pod: Pod) -> Standing:
         label if isinstance(label, str) else None,
         _time(sleep.get("at")),
         str(sleep.get("stage", "")) if _time(sleep.get("at")) is not None else "",
+        _time(sleep.get("waking")),
     )
+
+
+def woken_of(pod: Pod) -> tuple[float, float] | None:
+    """When it was last told to wake, and when it was awake, Unix seconds; None where it never slept."""
+    if WOKEN not in pod.meta.annotations:
+        return None
+    found = _read(pod.meta.annotations[WOKEN])
+    asked, served = _time(found.get("asked")), _time(found.get("served"))
+    return (asked, served) if asked is not None and served is not None and asked <= served else None
 
 
 def _read(text: str | None) -> dict[str, object]:

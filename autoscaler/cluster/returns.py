@@ -12,9 +12,10 @@ from autoscaler.cluster import kinds
 from autoscaler.cluster.actions import Action, GiveBack, LoadWeights, MarkCosts, Provision, ReleaseNode
 from autoscaler.cluster.hand import short_id
 from autoscaler.cluster.intents import FRESH_S
-from autoscaler.cluster.objects import ACCELERATOR
+from autoscaler.cluster.objects import ACCELERATOR, MANAGED
 from autoscaler.cluster.sight_types import ASLEEP, DRAINING
 from autoscaler.model import RoleKey, Tier
+from autoscaler.sharding import allotted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from autoscaler.model import Decision
     from autoscaler.settings_cluster import ProvisionSettings, WeightsSettings
 
-MANAGED = "tidegate.dev/managed-by"
-"""Label of what we made ourselves."""
 COST = "controller.kubernetes.io/pod-deletion-cost"
 LARGEST_TOKENS = 10**9
 """KV tokens count up to this: far above what an engine holds, and within the 32 bits of a cost."""
@@ -94,8 +93,7 @@ def orders(
         short = max(0, stands.missing - stands.free - stands.coming)
         owed = max(0, stands.owed.get(Tier.PROVISION, 0) - stands.coming)
         beyond = max(0, stands.deficit - stands.coming - takeable.get(one.accelerator, 0)) if stands.stuck else 0
-        ours = sum(_made_for(claim, one.accelerator) for claim in seen.claims)
-        nodes = min(math.ceil(min(short, max(owed, beyond)) / one.node_gpus), one.max_nodes - ours)
+        nodes = min(math.ceil(min(short, max(owed, beyond)) / one.node_gpus), room(one, seen))
         names, under_way = _names(one.accelerator, seen), math.ceil(stands.coming / one.node_gpus)
         why = f"{short} GPUs of {one.accelerator} are missing beyond what is coming"
         if one.by.kind == "nodeclaim":
@@ -103,6 +101,14 @@ def orders(
                 yield Provision(role.key, one, next(names), under_way + nodes, why)
         elif nodes > 0:
             yield Provision(role.key, one, next(names), under_way + nodes, why)
+
+
+def room(one: ProvisionSettings, seen: Snapshot) -> int:
+    """Nodes of this kind that may still be ordered here."""
+    each = seen.ordered.get(one.accelerator)
+    if each is None:
+        return one.max_nodes - sum(_made_for(claim, one.accelerator) for claim in seen.claims)
+    return allotted(one.max_nodes, each)[seen.shard]
 
 
 def _made_for(claim: Claim, accelerator: str) -> bool:
@@ -113,8 +119,10 @@ def _names(accelerator: str, seen: Snapshot) -> Iterator[str]:
     """Names of nodes to order: the first numbers not in use, so that an order repeated meets itself."""
     used = {claim.meta.name for claim in seen.claims}
     number = 0
+    shards = len(seen.ordered.get(accelerator, ()))
+    whose = f"-{seen.shard}-of-{shards}" if shards else ""
     while True:
-        name = f"tidegate-{short_id(accelerator)[:6]}-{number}"
+        name = f"tidegate-{short_id(accelerator)[:6]}{whose}-{number}"
         number += 1
         if name not in used:
             yield name
@@ -132,12 +140,10 @@ def returns(settings: Sequence[ProvisionSettings], seen: Snapshot, idle_since: M
 
 def idle(seen: Snapshot) -> set[str]:
     """Claims of ours whose node is there and holds no pod with GPUs."""
-    busy = {pod.node for gang in seen.gangs for pod in gang.group.pods}
-    busy |= {pod.node for pool in seen.pools.values() for pod in pool.pods}
     return {
         claim.meta.name
         for claim in seen.claims
-        if MANAGED in claim.meta.labels and claim.ready and claim.node and claim.node not in busy
+        if MANAGED in claim.meta.labels and claim.ready and claim.node and claim.node not in seen.busy
     }
 
 

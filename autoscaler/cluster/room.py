@@ -7,12 +7,15 @@ latest decision only, look again before they act, and go on looking every second
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
 
 import structlog
 
+from autoscaler.cluster.letting import sleepers
 from autoscaler.cluster.live import Seen
+from autoscaler.cluster.objects import ACCELERATOR, MANAGED
 from autoscaler.cluster.shared import floored
 from autoscaler.cluster.starts import starts
 from autoscaler.errors import CannotSee
@@ -21,11 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from autoscaler.cluster.hands import Hands
+    from autoscaler.cluster.objects import Pod
     from autoscaler.cluster.shared import Shared
     from autoscaler.cluster.sight import Sight
-    from autoscaler.cluster.sight_types import Snapshot
+    from autoscaler.cluster.sight_types import Claim, Snapshot
     from autoscaler.leadership import Election
-    from autoscaler.model import Decision, Observation, Stock
+    from autoscaler.model import Decision, Observation, RoleKey, Stock
 
 log = structlog.get_logger(__name__)
 AGAIN_S = 1.0
@@ -152,7 +156,7 @@ class Room:
             seen = self._snapshot()
         except CannotSee as error:
             return Seen(tuple(self._configured.values()), notes=(str(error),))
-        return look(seen, self._configured)
+        return look(seen, self._configured, self._hands.wakes(seen))
 
     def _snapshot(self) -> Snapshot:
         """The cluster now, as far as it is ours. Raises CannotSee."""
@@ -203,36 +207,62 @@ class Room:
                 log.exception("acting failed; going on with the next decision")
 
 
-def look(seen: Snapshot, configured: Mapping[str, Stock]) -> Seen:
-    """A snapshot as the tick has it: stock within what the settings allow, counts, and what could not be seen."""
+def look(
+    seen: Snapshot, configured: Mapping[str, Stock], wakes: Callable[[RoleKey, Pod], bool] = lambda _key, _pod: True
+) -> Seen:
+    """A snapshot as the tick has it: stock within what the settings allow, counts, and what could not be seen.
+
+    Args:
+        seen: the cluster.
+        configured: stock as the settings limit it.
+        wakes: whether a sleeping pod would be woken.
+    """
     notes = [f"kubernetes: {kind} cannot be read: {why}" for kind, why in sorted(seen.missing.items())]
+    resting = {key: sleepers(pool, partial(wakes, key)) for key, pool in seen.pools.items()}
     counts = {
-        key: (_awake(pool.scalable.ready, pool.asleep), _awake(pool.scalable.existing, pool.asleep))
+        key: (
+            _without(pool.scalable.ready, resting[key].ready),
+            _without(pool.scalable.existing, resting[key].asleep + resting[key].stuck),
+        )
         for key, pool in seen.pools.items()
         if pool.scalable is not None and (pool.scalable.ready, pool.scalable.existing) != (None, None)
     }
     if seen.lost_s > LOST_S:
         counts = {}
         notes.append(f"kubernetes: not heard for {seen.lost_s:.0f} s; replicas are counted without it")
+    asleep = {key: (resting[key].asleep, resting[key].waking) for key in counts}
+    stuck: dict[str, int] = {}
+    for key, pool in seen.pools.items():
+        stuck[pool.accelerator] = stuck.get(pool.accelerator, 0) + resting[key].stuck_gpus
     found = dict(configured)  # of types the cluster has none of, the settings' word
     for stock in seen.stocks:
         limit = configured.get(stock.accelerator)
         if limit is None:
-            found[stock.accelerator] = replace(stock, provisionable=stock.provisionable or 0)
+            free = _without(stock.free, stuck.get(stock.accelerator, 0))
+            found[stock.accelerator] = replace(stock, free=free, provisionable=stock.provisionable or 0)
             continue
+        # What was ordered is no longer to be had, and comes on top of what is prepared once it is there.
         coming = sum(one.gpus for one in seen.supply.coming if one.accelerator == stock.accelerator)
+        bought = sum(claim.gpus for claim in seen.claims if _arrived(claim, stock.accelerator, seen))
+        most = None if limit.free is None else limit.free + bought
         found[stock.accelerator] = replace(
             stock,
-            free=_least(stock.free, limit.free),
+            free=_without(_least(stock.free, most), stuck.get(stock.accelerator, 0)),
             preemptible=_least(stock.preemptible, limit.preemptible),
-            provisionable=max(0, (limit.provisionable or 0) - coming),
+            provisionable=max(0, (limit.provisionable or 0) - coming - bought),
         )
-    return Seen(tuple(found.values()), counts, seen.supply, tuple(notes), starts(seen))
+    return Seen(tuple(found.values()), counts, seen.supply, tuple(notes), starts(seen), asleep)
 
 
-def _awake(count: int | None, asleep: int) -> int | None:
-    """Replicas that serve: what sleeps is there, but no capacity."""
-    return None if count is None else max(0, count - asleep)
+def _arrived(claim: Claim, accelerator: str, seen: Snapshot) -> bool:
+    """Whether it is a node of this kind that we ordered, and that is there."""
+    ours = MANAGED in claim.meta.labels and claim.meta.annotations.get(ACCELERATOR) == accelerator
+    return ours and claim.meta.name not in {one.key for one in seen.supply.coming}
+
+
+def _without(count: int | None, those: int) -> int | None:
+    """Replicas without those that sleep, which are there but no capacity; GPUs without those that nobody can have."""
+    return None if count is None else max(0, count - those)
 
 
 def _least(seen: int | None, limit: int | None) -> int | None:

@@ -21,6 +21,8 @@ POOL, ROLE = f"{DOMAIN}pool", f"{DOMAIN}role"
 """Annotations by which an object says that it is the target of a configured pool's role."""
 DRAINING, ASLEEP = f"{DOMAIN}draining", f"{DOMAIN}asleep"
 """Annotations on pods that are out of routing, and on those whose engine sleeps: JSON with Unix seconds `at`."""
+WOKEN = f"{DOMAIN}woken"
+"""Annotation on pods whose engine has slept: JSON of when it was last told to (`asked`) and awake (`served`)."""
 GIVEN_BACK = f"{DOMAIN}given-back"
 """Annotation on training that we gave back: Unix seconds."""
 
@@ -142,11 +144,6 @@ class PoolSight:
         return tuple(pod for pod in self.pods if not pod.over and pod.meta.deleting is None)
 
     @property
-    def asleep(self) -> int:
-        """Living pods whose engine sleeps, or is on its way there or back: they hold GPUs and serve nothing."""
-        return sum(ASLEEP in pod.meta.annotations for pod in self.living)
-
-    @property
     def waiting(self) -> tuple[Pod, ...]:
         """Living pods that have no node yet."""
         return tuple(pod for pod in self.living if not pod.node)
@@ -180,6 +177,9 @@ class Snapshot:
         supply, stocks: the same for the tick. nodes: by name. claims: nodes ordered, there or not.
         held: why nothing at all may be done. missing: what cannot be read, by kind, and why.
         lost_s: for how long pods or nodes have not been followed; 0 when they are.
+        by_node: GPUs that the pools hold or could have, by accelerator and node. busy: nodes where somebody has GPUs.
+        shard: which part of the cluster this is. ordered: nodes ordered so far by each shard, by accelerator; without
+            an entry there is one shard.
     """
 
     at: float
@@ -194,6 +194,10 @@ class Snapshot:
     held: str | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     lost_s: float = 0.0
+    by_node: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    busy: frozenset[str] = frozenset()
+    shard: int = 0
+    ordered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def stock(self, accelerator: str) -> Stock | None:
         """The stock of one accelerator type; None when there is none in the cluster."""

@@ -56,6 +56,7 @@ def taken(cached: Cached, rules: SightRules, now: float, missing: Mapping[str, s
         tuple(Lent(one.key, mark.accelerator, mark.gpus, mark.at) for one, mark in lent),
         tuple(stock.coming(claim, rules) for claim in coming),
     )
+    each = stock.by_node(pods, ours, nodes, types, rules, now)
     return Snapshot(
         now,
         pools,
@@ -63,12 +64,14 @@ def taken(cached: Cached, rules: SightRules, now: float, missing: Mapping[str, s
         lent,
         tuple(cached.training),
         supply,
-        stock.stocks(supply, pods, ours, nodes, types, rules, now),
+        stock.stocks(supply, each, rules),
         nodes,
         claims,
         held_by(cached.namespaces.get(("", rules.namespace))),
         dict(missing),
         lost_s,
+        each,
+        frozenset(pod.node for pod in pods if pod.node and (pod.gpus or id(pod) in ours)),
     )
 
 

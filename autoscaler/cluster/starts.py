@@ -4,13 +4,14 @@
       node or schedule     image                engine (weights are within it)
 
 A pod whose node is younger than itself came by a new node. Only starts of the last hour are told: readiness that came
-and went later would look like a slow start.
+and went later would look like a slow start. An engine that was woken says so on its pod.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autoscaler.cluster.release import woken_of
 from autoscaler.model import Start, Step, Tier
 
 if TYPE_CHECKING:
@@ -37,9 +38,20 @@ def starts(seen: Snapshot) -> Mapping[RoleKey, tuple[Start, ...]]:
             for _, pod in begun
             if (one := start_of(pod, seen.nodes.get(pod.node))) is not None
         ]
+        over += [one for pod in pool.pods if (one := wake_of(pod, seen.at)) is not None]
         if over:
             found[key] = tuple(sorted(over, key=lambda one: (one.served_at, one.name)))
     return found
+
+
+def wake_of(pod: Pod, now: float) -> Start | None:
+    """A pod's last waking, as a start of one step; None where it never slept, or long ago."""
+    woken = woken_of(pod)
+    if woken is None or now - woken[1] > LOOK_BACK_S:
+        return None
+    asked, served = woken
+    name = f"{pod.meta.namespace}/{pod.meta.name}/woken-{asked:.0f}"
+    return Start(name, Tier.WAKE, asked, served, ((Step.WAKE, served - asked),))
 
 
 def together(asked_at: float, begun: list[tuple[float, Pod]]) -> int:

@@ -164,16 +164,15 @@ def coming(claim: Claim, rules: SightRules) -> Coming:
     return Coming(claim.meta.name, name, claim.gpus, claim.stage, claim.meta.created)
 
 
-def stocks(
-    supply: Supply,
+def by_node(
     pods: Iterable[Pod],
     ours: set[int],
     nodes: Mapping[str, Node],
     types: Mapping[str, str],
     rules: SightRules,
     now: float,
-) -> tuple[Stock, ...]:
-    """Per accelerator what the pools hold and could have, in whole pods of theirs.
+) -> dict[tuple[str, str], int]:
+    """Per accelerator and node what the pools hold and could have, in whole pods of theirs.
 
     Scattered GPUs are no stock: a node with 3 free ones has room for no pod of 4. What pods hold that end within
     `soon_s` counts as free.
@@ -189,15 +188,22 @@ def stocks(
             continue
         staying[pod.node] += pod.gpus
         if id(pod) in ours and pod.meta.deleting is None:
-            serving[types[pod.node]] += pod.gpus
-    free = Counter[str]()
+            serving[pod.node] += pod.gpus
+    found = {}
     for name, node in nodes.items():
-        kind = types[name]
-        size = min(sizes.get(kind, 1), node.gpus)  # a replica may span nodes: then each gives all it has
+        size = min(sizes.get(types[name], 1), node.gpus)  # a replica may span nodes: then each gives all it has
         left = max(0, node.gpus - staying[name])
-        free[kind] += left // size * size if node.usable and size else 0
+        found[types[name], name] = serving[name] + (left // size * size if node.usable and size else 0)
+    return found
+
+
+def stocks(supply: Supply, each: Mapping[tuple[str, str], int], rules: SightRules) -> tuple[Stock, ...]:
+    """Per accelerator what the pools hold and could have, of `each` node, and what training they could take."""
+    there = Counter[str]()
+    for (kind, _), gpus in each.items():
+        there[kind] += gpus
     takeable = Counter[str]()
     for gang in supply.gangs:
         takeable[gang.accelerator] += gang.gpus
-    known = sorted({*types.values(), *(role.accelerator for role in rules.roles)})
-    return tuple(Stock(kind, free[kind] + serving[kind], takeable[kind]) for kind in known if kind)
+    known = sorted({*there, *(role.accelerator for role in rules.roles)})
+    return tuple(Stock(kind, there[kind], takeable[kind]) for kind in known if kind)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 25
 """Scenarios named in the frontier; more names cannot be read."""
+NEAR = 0.03
+"""Share of an axis's span within which two labels would lie on one another."""
 INK, NEED = "#1f5f8b", "#9db4c0"
 KEEPS, MISSES, CHOSEN = "#2a9d8f", "#b0b0b0", "#d1495b"
 
@@ -71,19 +73,31 @@ def _frontier(axis: Any, outcomes: Sequence[Mapping[str, Any]], attainment: floa
         cost, reached = best["total_cost"], 100 * best["slo_attainment"]
         axis.scatter([cost], [reached], s=130, facecolors="none", edgecolors=CHOSEN, linewidths=2, zorder=4)
     if len(table) <= MOST_NAMES:
-        together: dict[tuple[float, float], list[str]] = {}
-        for number, (_, row) in enumerate(table.iterrows(), 1):
-            # Scenarios that come out alike share one place and one label.
-            point = (float(f"{row['total_cost']:.3g}"), round(100 * row["slo_attainment"], 1))
-            together.setdefault(point, []).append(str(number))
-        for point, numbers in together.items():
-            axis.annotate(", ".join(numbers), point, fontsize=8, xytext=(6, 3), textcoords="offset points")
+        points = list(zip(table["total_cost"], 100 * table["slo_attainment"], strict=True))
+        for place, numbers in _labels(points):
+            axis.annotate(numbers, place, fontsize=8, xytext=(6, 3), textcoords="offset points")
         named = "\n".join(f"{number}  {name}" for number, name in enumerate(table.index, 1))
         axis.text(1.02, 1.0, named, transform=axis.transAxes, va="top", fontsize=8)
     axis.axhline(100 * wanted, color=CHOSEN, linewidth=0.8, linestyle="--")
     axis.set(xlabel="total cost", ylabel="SLO attainment, %", title="Cost against SLO attainment")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8, loc="lower right")
+    axis.xaxis.set_major_formatter("{x:,g}")
+    # Above the axes: wherever it lay on them it hid the points of one study or another.
+    axis.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, borderaxespad=0.2)
+
+
+def _labels(points: Sequence[tuple[float, float]]) -> list[tuple[tuple[float, float], str]]:
+    """Where to write the numbers of the points; those too close for labels of their own share the first one's."""
+    near = [NEAR * (max(axis) - min(axis)) for axis in zip(*points, strict=True)]
+    groups: list[tuple[tuple[float, float], list[str]]] = []
+    for number, point in enumerate(points, 1):
+        for place, numbers in groups:
+            if all(abs(a - b) <= most for a, b, most in zip(place, point, near, strict=True)):
+                numbers.append(str(number))
+                break
+        else:
+            groups.append((point, [str(number)]))
+    return [(place, ", ".join(numbers)) for place, numbers in groups]
 
 
 def _replicas(axis: Any, outcomes: Sequence[Mapping[str, Any]]) -> None:

@@ -36,6 +36,10 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """Column names understood, in lower case without signs, by what they are."""
+A_ROW_A_REQUEST = (
+    "For one row per request use --format requests (columns arrival_s in seconds, input_tokens, output_tokens) "
+    "or --format azure (TIMESTAMP, ContextTokens, GeneratedTokens)"
+)
 MOST_UNSEEN = 0.25
 """Share of bins that may be missing; beyond it demand would be made up."""
 MILLISECONDS = 1e11
@@ -106,7 +110,7 @@ def _columns(path: Path, header: Sequence[str], needs: Mapping[str, float | None
     told = ", ".join(name.strip() for name in header)
     problem = f"found the columns {told}; which is {' and which '.join(missing)}?"
     if missing == ["requests"]:
-        raise BadTrace(path, f"{problem} For one row per request use --format requests", line=1)
+        raise BadTrace(path, f"{problem} {A_ROW_A_REQUEST}", line=1)
     hint = " (or give history.input_tokens and history.output_tokens, means of a request)"
     said = hint if any("tokens" in what for what in missing) else ""
     raise BadTrace(path, f"{problem} Name it so{said}", line=1)

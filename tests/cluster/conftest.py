@@ -11,6 +11,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "kubernetes_api"))
 sys.path.append(str(Path(__file__).parents[1] / "crd"))
+sys.path.append(str(Path(__file__).parents[1] / "core"))
 sys.path.append(str(Path(__file__).parent))
 from kube_kinds import CRDS
 from kube_server import ApiServer

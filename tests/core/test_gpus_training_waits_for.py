@@ -24,6 +24,8 @@ class Asked:
     base: int
     arrived: int = 0
     starting: int = 0
+    asleep: int = 0
+    waking: int = 0
 
 
 def waiting(free: int | None, *gangs: int, accelerator: str = "gpu") -> Observation:

@@ -96,6 +96,21 @@ def test_what_is_in_flight_lands_when_its_tier_said() -> None:
     assert found.overview()["roles"][0]["flights"] == []
 
 
+def test_sleepers_that_wake_are_in_flight_too_and_land_first() -> None:
+    found = Chronicle("t", 15.0, 0.0, {})
+    for at, desired, ready, takes in (
+        (0.0, 2, 2, ()),
+        (15.0, 5, 2, (Take(Tier.WAKE, 2, 18.0), Take(Tier.START, 1, 200.0))),
+        (45.0, 5, 4, ()),
+    ):
+        role = RoleDecision(KEY, desired, desired, ready, desired - ready, takes=takes)
+        found.note(Observation(at, ()), Decision(at, (role,)))
+        if at == 15.0:
+            flights = found.overview()["roles"][0]["flights"]
+            assert [(one["tier"], one["lands_at"]) for one in flights] == [("wake", 33), ("start", 215)]
+    assert [one["tier"] for one in found.overview()["roles"][0]["flights"]] == ["start"]
+
+
 def test_a_journal_is_replayed_tick_by_tick_across_a_turned_over_file(journal: Path) -> None:
     assert journal.with_name(journal.name + ".1").exists()  # 100 ticks do not fit in 60 kB
     replay = Replay(journal)

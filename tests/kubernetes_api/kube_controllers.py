@@ -36,6 +36,7 @@ class Played:
         resource: what counts as a GPU. kubelet: whether pods are run and ended here.
         preempts: whether the scheduler lets pods of a higher priority displace others.
         addresses: IPs for pods to come, in the order of their start; none has one when there are none.
+        operators: whether JobSet, Kueue and Volcano are at work here.
         aggregation: through which HPAs read their external metrics, and which is looked after; None: neither.
     """
 
@@ -48,6 +49,7 @@ class Played:
     preempts: bool = False
     addresses: list[str] = field(default_factory=list)
     aggregation: Aggregation | None = None
+    operators: bool = True
 
     def __post_init__(self) -> None:
         self.store.know([VOLCANO_COMMAND])
@@ -58,9 +60,10 @@ class Played:
             self.aggregation.check()  # asks another process: nothing is locked meanwhile
             self._hpas(self.aggregation)
         with self.store.lock:
-            self._volcano()
-            self._kueue()
-            self._jobsets()
+            if self.operators:
+                self._volcano()
+                self._kueue()
+                self._jobsets()
             self._jobs()
             self._deployments()
             self._claims()

@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import yaml
-from site_kubelets import NODES, PODS, Kubelets
-from site_report import ACCOUNTS, DEPLOYMENTS, JOBS, NAMESPACES, OURS, PRIORITY_CLASSES, described, sweep
+from site_kubelets import NODES, PODS, Kubelets, unless_moot
+from site_report import (
+    ACCOUNTS,
+    DEFINITIONS,
+    DEPLOYMENTS,
+    JOBS,
+    NAMESPACES,
+    OURS,
+    PRIORITY_CLASSES,
+    described,
+    sweep,
+)
 from site_rights import EVERYWHERE, may_all
 
 from autoscaler import build
@@ -57,6 +67,8 @@ class Site:
         folder: for files. played: plays controllers and scheduler where there are none; the kubelets are played here
             either way.
         grace_s: how long pods take to end.
+        operators: let a played operator look once; called as long as the site stands.
+        served: the pool's target and profile. more: further settings of the rooms.
         gpu: the nodes' resource, of this site alone, so that two runs in one cluster do not meet.
         version: the server's. server: its URL.
     """
@@ -70,6 +82,9 @@ class Site:
     nodes: list[str] = field(default_factory=list)
     version: str = "unknown"
     server: str = ""
+    operators: list[Callable[[Site], None]] = field(default_factory=list)
+    more: Json = field(default_factory=dict)
+    served: Json = field(default_factory=lambda: {"target": {"name": "chat"}, "profile": "llama-3.1-8b/h100-80gb/tp1"})
 
     def __enter__(self) -> Self:
         made = connect(self.kubeconfig, self.context)
@@ -79,13 +94,21 @@ class Site:
         self.gpu = f"tidegate.dev/{self.name}"
         if self.played is not None:
             self.played.resource = self.gpu
-        self.kubelets = Kubelets(self.api, self.name, self.grace_s, lambda: self.played and self.played.step())
+        self.kubelets = Kubelets(self.api, self.name, self.grace_s, self._others)
         try:
             self._begin()
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _others(self) -> None:
+        """Everybody who is not there."""
+        if self.played is not None:
+            self.played.step()
+        for look in list(self.operators):
+            with unless_moot():
+                look(self)
 
     def _begin(self) -> None:
         try:
@@ -105,6 +128,7 @@ class Site:
 
     def __exit__(self, *_: object) -> None:
         """Remove everything, whatever went wrong before: kubelets are played until the namespace has gone."""
+        self.operators.clear()  # they would make anew what goes now
         with ExitStack() as last:
             last.callback(self.api.close)
             last.callback(self.kubelets.stop)
@@ -114,18 +138,18 @@ class Site:
 
     def _removed(self) -> None:
         for resource, name in reversed(self._made):  # the namespace was the first
-            if resource is NODES or resource is NAMESPACES:
-                continue
-            with suppress(ApiError):
-                self.api.delete(resource, "", name)
+            if resource not in {NODES, NAMESPACES, DEFINITIONS}:
+                with suppress(ApiError):
+                    self.api.delete(resource, "", name)
         if (NAMESPACES, self.name) in self._made:
             with suppress(ApiError):
                 self.api.delete(NAMESPACES, "", self.name)
             self._until_gone()
         self.kubelets.leave()
-        for name in self.nodes:
-            with suppress(ApiError):
-                self.api.delete(NODES, "", name)
+        for resource, name in self._made:  # definitions after what is defined by them, nodes after their pods
+            if resource in {NODES, DEFINITIONS}:
+                with suppress(ApiError):
+                    self.api.delete(resource, "", name)
 
     def _until_gone(self) -> None:
         """Until a real server has ended everything; one that is played goes with all it holds."""
@@ -188,7 +212,7 @@ class Site:
         taints = self.api.get(NODES, "", name)["spec"].get("taints", ())
         return all(not one["key"].startswith("node.kubernetes.io/") for one in taints)
 
-    def _template(self, labels: dict[str, str], gpus: int, **more: Any) -> Json:
+    def template(self, labels: dict[str, str], gpus: int, **more: Any) -> Json:
         amount = {self.gpu: str(gpus)}
         box = {
             "name": "main",
@@ -215,14 +239,14 @@ class Site:
 
     def job(self, name: str, pods: int, gpus: int, **more: Any) -> None:
         """Training that may be taken."""
-        template = self._template({"job": name}, gpus, restartPolicy="Never", **more)
+        template = self.template({"job": name}, gpus, restartPolicy="Never", **more)
         spec = {"parallelism": pods, "completions": pods, "backoffLimit": 100, "template": template}
         meta = {"name": name, "namespace": self.name, "labels": {"tidegate.dev/preemptible": "true"}}
         self.api.create(JOBS, self.name, {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec})
 
     def pod(self, name: str, gpus: int) -> None:
         """Training of one pod that nothing can suspend."""
-        template = self._template({"job": name, "tidegate.dev/preemptible": "true"}, gpus, restartPolicy="Never")
+        template = self.template({"job": name, "tidegate.dev/preemptible": "true"}, gpus, restartPolicy="Never")
         meta = {**template["metadata"], "name": name, "namespace": self.name}
         self.api.create(PODS, self.name, {"apiVersion": "v1", "kind": "Pod", **template, "metadata": meta})
 
@@ -231,7 +255,7 @@ class Site:
         spec = {
             "replicas": replicas,
             "selector": {"matchLabels": {"app": "chat"}},
-            "template": self._template({"app": "chat", "tidegate.dev/serving": "true"}, 1, **more),
+            "template": self.template({"app": "chat", "tidegate.dev/serving": "true"}, 1, **more),
         }
         meta = {"name": "chat", "namespace": self.name}
         body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
@@ -253,7 +277,7 @@ class Site:
             "budget": {"writes_per_second": 100},
             **({} if self.played is None else {"election": QUICK}),
         }
-        said = {"pools": [self.pool(max_replicas=64)], "cluster": self.cluster(**{**acting, **cluster})}
+        said = {"pools": [self.pool(max_replicas=64)], "cluster": self.cluster(**{**acting, **cluster}), **self.more}
         file = self.folder / "tidegate.yaml"
         file.write_text(yaml.safe_dump(said))
         settings = load_settings(file, {})
@@ -267,8 +291,8 @@ class Site:
 
     def pool(self, **role: Any) -> Json:
         """The pool in the settings."""
-        roles = {"colocated": {**role, "target": {"name": "chat"}}}
-        return {"name": "chat", "namespace": self.name, "profile": "llama-3.1-8b/h100-80gb/tp1", "roles": roles}
+        roles = {"colocated": {**role, "target": self.served["target"]}}
+        return {"name": "chat", "namespace": self.name, "profile": self.served["profile"], "roles": roles}
 
     def wish(self, desired: int, **takes: int) -> Decision:
         """A decision of now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import ssl
 import stat
 import sys
@@ -10,20 +11,24 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import site_aggregation
+import site_definitions
 import yaml
 from kube_aggregation import Aggregation
 from kube_controllers import Played
+from kube_kinds import CRDS, Kind
 from kube_server import ApiServer
 from site_aggregation import BY_ENDPOINT, BY_NAME, EXTERNAL, HOST, registered, ways
 from site_kubelets import NODES
 from site_of_tests import Site
+from site_operators import JOBSET, VOLCANO, gang
 from site_report import API_SERVICES, NAMESPACES, OURS, PRIORITY_CLASSES, sweep
 from site_rights import EVERYWHERE, lacking
+from structural_rules import definition_problems
 
 from autoscaler.cluster.api import Api, ApiError
 from autoscaler.cluster.connection import connect
@@ -175,6 +180,83 @@ def test_the_ways_for_an_api_server_to_reach_this_machine(monkeypatch: pytest.Mo
     assert (BY_NAME, "localhost") not in ways("https://192.0.2.7:6443")  # its localhost is not ours
     monkeypatch.setenv(HOST, "127.0.0.1")
     assert ways("https://192.0.2.7:6443") == [(BY_NAME, "127.0.0.1"), (BY_ENDPOINT, "127.0.0.1")]
+
+
+def defined(name: str, file: str, **meta: Any) -> dict[str, Any]:
+    """A definition as somebody else may have installed it."""
+    found: dict[str, Any] = yaml.load((CRDS / file).read_text(encoding="utf-8"), yaml.CSafeLoader)
+    return {**found, "metadata": {"name": name, **meta}}
+
+
+@pytest.fixture
+def real(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A site as on a real server: nobody plays anything. Definitions are taken for established at once."""
+    if not CRDS.is_dir():
+        pytest.skip(f"the CustomResourceDefinitions are not there: {CRDS}")
+    monkeypatch.setattr(site_definitions, "_established", lambda *_: True)
+    group, hooks = "admissionregistration.k8s.io", site_definitions.WEBHOOKS
+    server.store.know([Kind(group, "v1", one.plural, one.kind, namespaced=False) for one in hooks])
+    return Site(written(tmp_path, "kubeconfig", server, {"token": TOKEN}), tmp_path)
+
+
+def crds_of(server: ApiServer) -> set[str]:
+    return {one["metadata"]["name"] for one in server.store.all("apiextensions.k8s.io/v1", "CustomResourceDefinition")}
+
+
+JOBSETS = "jobsets.jobset.x-k8s.io", "jobset.x-k8s.io_jobsets.yaml"
+
+
+def test_definitions_are_installed_where_absent_and_removed_with_the_site(server: ApiServer, real: Site) -> None:
+    with real as site:
+        site_definitions.working(site, JOBSET, VOLCANO)
+        assert crds_of(server) == {JOBSETS[0], "jobs.batch.volcano.sh", "commands.bus.volcano.sh"}
+        gang(site, JOBSET, "train", 2, 1)
+        sent = server.store.one("apiextensions.k8s.io/v1", "CustomResourceDefinition", "", JOBSETS[0])
+        assert list(definition_problems(sent)) == []  # still structural without its descriptions
+        assert len(json.dumps(sent)) < 200_000
+    assert crds_of(server) == set()
+
+
+def test_somebody_elses_definition_is_used_and_left_alone(server: ApiServer, real: Site) -> None:
+    server.store.put(defined(*JOBSETS, labels={"theirs": "yes"}))
+    with real as site:
+        site_definitions.working(site, JOBSET)
+    found = server.store.one("apiextensions.k8s.io/v1", "CustomResourceDefinition", "", JOBSETS[0])
+    assert found["metadata"]["labels"] == {"theirs": "yes"}
+
+
+def test_where_the_operator_itself_is_at_work_its_tests_are_skipped(server: ApiServer, real: Site) -> None:
+    server.store.put(defined(*JOBSETS))
+    hook = {"name": "v.jobset.x-k8s.io", "rules": [{"apiGroups": ["jobset.x-k8s.io"], "resources": ["jobsets"]}]}
+    body = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
+    server.store.put({**body, "metadata": {"name": "theirs"}, "webhooks": [hook]})
+    older = defined("jobs.batch.volcano.sh", "batch.volcano.sh_jobs.yaml")
+    older["spec"]["versions"][0]["name"] = "v1"
+    server.store.put(older)
+    with real as site:
+        for operator, why in ((JOBSET, r"JobSet is at work.*theirs"), (VOLCANO, "serves no v1alpha1")):
+            with pytest.raises(pytest.skip.Exception, match=why):
+                site_definitions.working(site, operator)
+        with pytest.raises(pytest.skip.Exception, match="is not there"):
+            site_definitions._installed(site, JOBSET, "no-such-file.yaml")
+
+
+def test_a_definition_that_is_just_going_is_waited_for(server: ApiServer, real: Site) -> None:
+    kind = server.store.by_kind("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+    going = {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["customresourcecleanup"], "labels": OURS}
+    server.store.put(defined(*JOBSETS, **going))
+
+    def gone(found: dict[str, Any]) -> dict[str, Any]:
+        return {**found, "metadata": {**found["metadata"], "finalizers": []}}
+
+    last = Timer(0.5, lambda: server.store.change(kind, ("", JOBSETS[0]), gone))
+    with real as site:
+        last.start()
+        site_definitions.working(site, JOBSET)
+        last.join()
+        found = server.store.one("apiextensions.k8s.io/v1", "CustomResourceDefinition", "", JOBSETS[0])
+        assert "deletionTimestamp" not in found["metadata"]
+    assert crds_of(server) == set()
 
 
 class _Discovery(BaseHTTPRequestHandler):

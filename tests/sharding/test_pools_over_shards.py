@@ -216,7 +216,7 @@ def test_ordinals_go_round_the_shards() -> None:
         ({"supply": []}, "list them, with gpus"),
         ({"supply": [{"accelerator": "h100-80gb"}]}, "say how many are split"),
         ({"cluster": {"shards": {"of": 2}}}, "cluster.enabled"),
-        ({"supply": [{"accelerator": "h100-80gb", "gpus": 1, "provisionable_gpus": 8}]}, "nodes are ordered by one"),
+        ({"supply": [{"accelerator": "h100-80gb", "gpus": 1, "provisionable_gpus": 8}]}, "must say whose it is"),
         ({"cluster": {"enabled": True, "shards": {"of": 0}}}, "must be at least 1"),
     ],
 )

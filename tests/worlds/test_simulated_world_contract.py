@@ -30,9 +30,9 @@ SETUP = Setup(
 
 
 def load() -> Workload:
-    """Five requests/s for ten minutes, with 60 requests/s from 240 to 300 s."""
+    """Five requests/s for ten minutes, with 120 more from 240 to 300 s: more than one node serves."""
     random = np.random.default_rng(5)
-    arrival = np.sort(np.concatenate([random.uniform(0, 600, 3000), random.uniform(240, 300, 3300)]))
+    arrival = np.sort(np.concatenate([random.uniform(0, 600, 3000), random.uniform(240, 300, 7200)]))
     count = len(arrival)
     return Workload("burst", arrival, np.full(count, 800), np.full(count, 100), horizon_s=600.0)
 
