@@ -78,4 +78,5 @@ def _gpus(rule: RoleRules, needs: Mapping[RoleKey, Points], counts: Mapping[Role
     if rule.key not in needs:
         return rule.gpus * (here.asleep + max(here.arrived + here.starting, here.base))
     needed = max((number for ahead, number in needs[rule.key] if ahead <= at), default=0)
-    return rule.gpus * max(min(needed, rule.maximum), rule.minimum, here.asleep)
+    needed = max(min(needed, rule.maximum), rule.minimum)
+    return rule.gpus * max(needed, min(needed, here.arrived) + here.asleep)
