@@ -261,7 +261,8 @@ class Pods:
             where.update(
                 pod.node.domain for pod in book.pods if pod.node is not None and pod.state is not PodState.DRAINING
             )
-        return apart(own, others)
+        # Before any partner has a place, a role packs as one without partners does: it must not spread over domains.
+        return apart(own, others) if others else anywhere
 
     def _domains(self, book: Book) -> Counter[int]:
         """Ready replicas of a role by network domain."""

@@ -17,7 +17,7 @@ from autoscaler.simulator.fleet import Fleet
 from autoscaler.simulator.requests import Workload
 from autoscaler.simulator.scenes import stage
 from autoscaler.simulator.score import latencies
-from autoscaler.simulator.setup import Layout, Setup
+from autoscaler.simulator.setup import Layout, Setup, SupplySetup
 from autoscaler.simulator.simulate import request_world, run_policy, simulate
 from autoscaler.simulator.wiring import Gateway, Link
 
@@ -179,3 +179,12 @@ def test_a_convertible_decoder_relieves_a_pool_that_lacks_a_prefill_replica() ->
 def test_figures_that_cannot_be_are_refused(wrong: dict[str, float], says: str) -> None:
     with pytest.raises(BadSettings, match=says):
         Setup(**wrong)  # type: ignore[arg-type]  # that is what is tried
+
+
+def test_a_pool_that_fits_one_domain_stays_in_it() -> None:
+    """Sixteen nodes in four domains, and a pool of a few GPUs: no pair and no KV byte has to cross."""
+    load = Workload("steady", np.arange(0.0, 240.0, 0.1), np.full(2400, 3000), np.full(2400, 150), horizon_s=240.0)
+    setup = Setup(layout=Layout.DISAGGREGATED, supply=SupplySetup(gpus=128, start_s=(20.0, 30.0)))
+    result = simulate(load, make("token-dynamics", {}), setup)
+    assert result.peak_replicas > 4
+    assert (result.cross_domain_share, result.kv_across_share) == (0.0, 0.0)
