@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 Place = TypeVar("Place", int, tuple[str, ...])
 
@@ -26,6 +26,16 @@ def homes(serving: Mapping[Place, int]) -> frozenset[Place]:
     """The network domains to join: those with a good share of the GPUs that serve there (GPUs by domain)."""
     total = sum(serving.values())
     return frozenset(place for place, gpus in serving.items() if gpus and gpus >= HOME_SHARE * total)
+
+
+def paired_homes(pools: Sequence[tuple[str, str]], serving: Mapping[Place, int]) -> frozenset[Place]:
+    """The network domains to join with GPUs of a kind; none where nobody has partners there.
+
+    Args:
+        pools: (namespace, pool) of each role on this kind of GPU: one that is named twice has two roles that meet.
+        serving: GPUs of this kind that serve, by domain.
+    """
+    return homes(serving) if len(set(pools)) < len(pools) else frozenset()
 
 
 def across_s(gpus: Iterable[tuple[Place, int]], near: frozenset[Place]) -> float:

@@ -27,26 +27,26 @@ Points = tuple[tuple[float, int], ...]
 
 
 class Holding(Protocol):
-    """The replicas of a role."""
+    """The replicas of a role: arrived, still counted on to arrive, and asked for so far."""
 
     @property
     def arrived(self) -> int:
-        """Ready."""
+        """Ready replicas."""
         ...
 
     @property
     def starting(self) -> int:
-        """On their way."""
+        """Replicas on their way."""
         ...
 
     @property
     def base(self) -> int:
-        """Asked for so far."""
+        """Replicas asked for so far."""
         ...
 
     @property
     def asleep(self) -> int:
-        """Beside these, asleep on GPUs that only their own role can have back."""
+        """Replicas beside these that sleep, and that nobody has asked for: only their own role can have their GPUs."""
         ...
 
 

@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from autoscaler.model import Tier
-from autoscaler.nearness import across_s, homes
-from autoscaler.reach import within_reach
+from autoscaler.nearness import across_s, paired_homes
+from autoscaler.reach import Holding, within_reach
 from optimizer import (
     Demand,
     Effort,
@@ -43,28 +43,8 @@ if TYPE_CHECKING:
 HOUR_S = 3600.0
 
 
-class Standing(Protocol):
-    """The replicas of a role: arrived, still counted on to arrive, and asked for so far."""
-
-    @property
-    def arrived(self) -> int:
-        """Ready replicas."""
-        ...
-
-    @property
-    def starting(self) -> int:
-        """Replicas on their way."""
-        ...
-
-    @property
-    def base(self) -> int:
-        """Replicas asked for so far."""
-        ...
-
-    @property
-    def asleep(self) -> int:
-        """Replicas beside these that sleep, and that nobody has asked for."""
-        ...
+class Standing(Holding, Protocol):
+    """The replicas of a role, and which of those on their way only wake up."""
 
     @property
     def waking(self) -> int:
@@ -257,8 +237,7 @@ def _gangs(rung: SupplyRules, seen: Observation, rules: Rules) -> Iterator[Gang]
 
 
 def _near(accelerator: str, seen: Observation, rules: Rules) -> frozenset[tuple[str, ...]]:
-    """Network domains to join with GPUs of this kind; none where no pool has two roles on it."""
+    """Network domains to join with GPUs of this kind."""
     pools = [(rule.key.namespace, rule.key.pool) for rule in rules.roles if rule.accelerator == accelerator]
-    if seen.supply is None or len(set(pools)) == len(pools):
-        return frozenset()
-    return homes({one.domain: one.serving for one in seen.supply.domains if one.accelerator == accelerator})
+    domains = seen.supply.domains if seen.supply is not None else ()
+    return paired_homes(pools, {one.domain: one.serving for one in domains if one.accelerator == accelerator})

@@ -13,7 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from autoscaler.cluster.stock import domain_of
-from autoscaler.nearness import across_s, homes
+from autoscaler.nearness import across_s, paired_homes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -92,11 +92,10 @@ def _places(gang: GangSight, seen: Snapshot, rules: SightRules) -> Counter[tuple
 
 
 def _near(accelerator: str, seen: Snapshot) -> frozenset[tuple[str, ...]]:
-    """Network domains to join; none where no pool has two roles on these GPUs."""
+    """Network domains to join with GPUs of this kind."""
     pools = [(key.namespace, key.pool) for key, pool in seen.pools.items() if pool.accelerator == accelerator]
-    if len(set(pools)) == len(pools):
-        return frozenset()
-    return homes({one.domain: one.serving for one in seen.supply.domains if one.accelerator == accelerator})
+    domains = (one for one in seen.supply.domains if one.accelerator == accelerator)
+    return paired_homes(pools, {one.domain: one.serving for one in domains})
 
 
 def _free(seen: Snapshot) -> Counter[str]:
