@@ -8,13 +8,15 @@ have these back: each role's are a source of its own, and nobody else's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from autoscaler.model import Tier
 from autoscaler.nearness import across_s, paired_homes
-from autoscaler.reach import Holding, within_reach
+from autoscaler.on_the_way import on_the_way, waking
+from autoscaler.reach import within_reach
 from optimizer import (
     Demand,
     Effort,
@@ -32,10 +34,11 @@ from optimizer import Rules as PlanRules
 from optimizer import Tier as Rung
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from autoscaler.demand import RoleDemand
     from autoscaler.model import Observation, RoleKey, Stock
+    from autoscaler.on_the_way import Ground, OnTheWay, Standing
     from autoscaler.reach import Points
     from autoscaler.rules import RoleRules, Rules, SupplyRules
     from optimizer import Plan, Pool
@@ -43,26 +46,35 @@ if TYPE_CHECKING:
 HOUR_S = 3600.0
 
 
-class Standing(Holding, Protocol):
-    """The replicas of a role, and which of those on their way only wake up."""
+@dataclass(frozen=True, slots=True)
+class Supplied:
+    """A plan, and what it knew of the replicas on their way.
 
-    @property
-    def waking(self) -> int:
-        """Those of `starting` that are being woken."""
-        ...
+    Attributes:
+        coming: each judged role's replicas on their way.
+        stranded: how many of the replicas that a role wants were asked for and have no GPUs in sight. They are in no
+            plan while there is nothing to take for them, and are not withdrawn for that: somebody else may bring GPUs
+            for pods that wait.
+    """
+
+    plan: Plan
+    coming: Mapping[RoleKey, OnTheWay]
+    stranded: Mapping[RoleKey, int]
 
 
 def supply_plan(
     demands: Mapping[RoleKey, RoleDemand], counts: Mapping[RoleKey, Standing], seen: Observation, rules: Rules
-) -> Plan | None:
+) -> Supplied | None:
     """One plan for all judged roles; None when there is none to judge."""
     points = within_reach({key: demand.at for key, demand in demands.items()}, counts, seen, rules)
-    pools = tuple(_pool(rule, points[rule.key], counts[rule.key], rules) for rule in rules.roles if rule.key in points)
+    coming, spare = on_the_way(counts, seen, rules)
+    judged = [rule for rule in rules.roles if rule.key in points]
+    pools = tuple(_pool(rule, points[rule.key], counts[rule.key], coming[rule.key], rules) for rule in judged)
     if not pools:
         return None
     stocks = {stock.accelerator: stock for stock in seen.stocks}
     held = _held(demands, counts, rules)
-    sources = list(_sleepers(demands, counts, rules))
+    sources = [*_sleepers(demands, counts, rules), *_coming_free(spare, rules)]
     gangs: list[Gang] = []
     offers: list[Offer] = []
     for rung in rules.supply:
@@ -75,7 +87,16 @@ def supply_plan(
             sources.append(_source(rung, stocks.get(rung.accelerator), held.get(rung.accelerator, 0)))
     limits = PlanRules(budget_per_hour=rules.budget_per_hour, max_gpus_preempted=rules.max_gpus_preempted)
     problem = Problem(pools, tuple(sources), tuple(gangs), tuple(offers), rules=limits, horizon_s=rules.horizon_s)
-    return _planned(problem, Effort(Limits(rules.time_limit_s, rules.gap), alternative=rules.alternative))
+    made = _planned(problem, Effort(Limits(rules.time_limit_s, rules.gap), alternative=rules.alternative))
+    stranded = {}
+    for rule in judged:
+        here, lost = counts[rule.key], coming[rule.key].ungrounded
+        needed = max(rule.minimum, *(min(number, rule.maximum) for _, number in points[rule.key]))
+        needed = min(needed, here.arrived + here.starting)
+        beyond = needed - made.pools[str(rule.key)].roles[""].at_once
+        if lost and beyond > 0:
+            stranded[rule.key] = min(lost, beyond)
+    return Supplied(made, coming, stranded)
 
 
 @lru_cache(maxsize=8)
@@ -117,7 +138,7 @@ def awaited(
     return frozenset(found)
 
 
-def _pool(rule: RoleRules, points: Points, counts: Standing, rules: Rules) -> Pool:
+def _pool(rule: RoleRules, points: Points, counts: Standing, coming: OnTheWay, rules: Rules) -> Pool:
     """A role's demand in whole replicas (head-room included), one unit of capacity each."""
     price = min((r.price_per_gpu_hour for r in rules.supply if r.accelerator == rule.accelerator), default=1.0)
     wake = rules.wakes.get(rule.key)
@@ -127,11 +148,10 @@ def _pool(rule: RoleRules, points: Points, counts: Standing, rules: Rules) -> Po
     most = 0.5 * rule.gpus * price * rules.horizon_s / HOUR_S
     back = min(_reacquisition_price(rule, price, lead_s, planned), most)
     replicas = [Replicas(counts.arrived, release_price=back)] if counts.arrived else []
-    waking = counts.waking if wake is not None else 0
-    if waking and wake is not None:
-        replicas.append(Replicas(waking, lands_in_s=wake.lead_s, release_price=back))
-    if counts.starting > waking:
-        replicas.append(Replicas(counts.starting - waking, lands_in_s=lead_s, release_price=back))
+    awake = waking(rule, counts, rules)
+    if awake and wake is not None:
+        replicas.append(Replicas(awake, lands_in_s=wake.lead_s, release_price=back))
+    replicas += [Replicas(number, lands_in_s=lands_s, release_price=back) for lands_s, number in coming.groups]
     return simple_pool(
         str(rule.key),
         Variant("", rule.accelerator, rule.gpus, 1.0, price, tuple(replicas)),
@@ -170,6 +190,20 @@ def _sleepers(
                 price_per_gpu_hour=rung.price_per_gpu_hour,
                 only_for=(str(rule.key),),
             )
+
+
+def _coming_free(spare: Sequence[Ground], rules: Rules) -> Iterator[Source]:
+    """GPUs that will be free without anything being taken or ordered for them: more have left, or come, than wait."""
+    for number, ground in enumerate(spare):
+        prices = (rung.price_per_gpu_hour for rung in rules.supply if rung.accelerator == ground.accelerator)
+        yield Source(
+            key=f"coming/{ground.accelerator}/{number}",
+            tier=Rung.START,
+            accelerator=ground.accelerator,
+            gpus=ground.gpus,
+            lead_s=ground.lands_s,
+            price_per_gpu_hour=min(prices, default=1.0),
+        )
 
 
 def _source(rung: SupplyRules, stock: Stock | None, held: int) -> Source:

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     from autoscaler.hearing import Unheard
     from autoscaler.model import Observation, RoleObservation
+    from autoscaler.on_the_way import OnTheWay
     from autoscaler.rules import RoleRules, Rules
+    from autoscaler.supply_plan import Supplied
     from optimizer import Plan, PoolPlan
 
 
@@ -62,23 +64,26 @@ class Planned:
     plan: Plan | None
     takes: Mapping[str, tuple[Take, ...]]
     binding: Mapping[str, tuple[str, ...]]
+    coming: Mapping[RoleKey, OnTheWay]
+    stranded: Mapping[RoleKey, int]
 
     @classmethod
-    def of(cls, plan: Plan | None) -> Planned:
+    def of(cls, made: Supplied | None) -> Planned:
         """Sort the plan by role: takes by their need, constraints by the key they name (`capacity[key@lead=0]`)."""
+        plan = made.plan if made is not None else None
         takes: dict[str, tuple[Take, ...]] = {}
         binding: dict[str, tuple[str, ...]] = {}
-        gangs = {one.on for one in plan.actions if one.do is Do.PREEMPT} if plan else set()
+        whole = {one.on for one in plan.actions if one.do in {Do.PREEMPT, Do.PROVISION}} if plan else set()
         for one in plan.actions if plan else ():
             if one.now and one.pool and one.tier is not None:
-                # what comes of a gang is ordered now, though its replicas start only when it has left
-                ordered_s = 0.0 if one.on in gangs else one.at_s
+                # what a gang or a node gives is ordered now, though its replicas start only when that is there
+                ordered_s = 0.0 if one.on in whole else one.at_s
                 take = Take(Tier(one.tier.value), one.replicas, one.lands_s - ordered_s)
                 takes[one.pool] = (*takes.get(one.pool, ()), take)
         for name in plan.binding if plan else ():
             key = name.partition("[")[2].removesuffix("]").partition("@")[0]
             binding[key] = (*binding.get(key, ()), name)
-        return cls(plan, takes, binding)
+        return cls(plan, takes, binding, *((made.coming, made.stranded) if made is not None else ({}, {})))
 
     def need(self, key: RoleKey) -> PoolPlan | None:
         """What the plan wants for a role; None when it was not planned for."""
@@ -87,7 +92,7 @@ class Planned:
     def target(self, key: RoleKey) -> int | None:
         """How many replicas the plan wants for a role; what takes the place of another is not wanted beside it."""
         need = self.need(key)
-        return need.roles[""].at_once if need is not None else None
+        return need.roles[""].at_once + self.stranded.get(key, 0) if need is not None else None
 
 
 class Stage(StrEnum):
@@ -293,6 +298,10 @@ def _reasons(demand: RoleDemand | None, made: Planned, key: RoleKey, shortage: f
     if mine := made.binding.get(str(key)):
         yield "binding: " + ", ".join(mine)
     yield from said(demand.foreseen)
+    if key in made.coming:
+        yield from made.coming[key].waits
+    if stranded := made.stranded.get(key):
+        yield f"{stranded} asked for before wait for GPUs that are neither there nor ordered"
     if shortage > 0:
         yield f"short of {shortage:.0f} replicas"
 

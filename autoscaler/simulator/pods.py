@@ -140,10 +140,10 @@ class Pods:
             if now > permits.until:
                 continue
             own = book.count(PodState.PENDING) * self._gpus + more.get(role, 0)
-            wanted = min(self._supply.lacking(beyond), own, permits.preempt)
+            wanted = min(self._supply.unbridged(beyond), own, permits.preempt)
             if wanted > 0:
                 permits.preempt -= min(permits.preempt, self._supply.preempt(wanted, now))
-            wanted = min(self._supply.lacking(beyond), permits.buy)
+            wanted = min(self._supply.unordered(beyond), permits.buy)
             if wanted > 0:
                 permits.buy -= min(permits.buy, self._supply.buy(wanted, now))
 

@@ -55,7 +55,7 @@ def anywhere(_domain: int) -> float:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A machine: free GPUs, replicas' GPUs, network domain, whether it has the image, was bought, idle since when."""
+    """A machine: free GPUs, those of replicas and of training that leaves; domain, image, bought, idle since when."""
 
     domain: int
     size: int
@@ -64,6 +64,7 @@ class Node:
     bought: bool = False
     idle_since: float = 0.0
     serving: int = 0
+    leaving: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -108,7 +109,8 @@ class Supply:
         self.nodes: list[Node] = []
         self.gangs: list[Gang] = []
         self.lost = Lost()
-        self.coming = 0
+        self.leaving = 0
+        self.ordered: list[float] = []
         self.to_buy = setup.nodes_to_buy
         self.refusing = False
         self.held = 0
@@ -147,8 +149,21 @@ class Supply:
         """GPUs that pending pods of all pools lack."""
         return sum(lacks() for lacks, _ in self._pools)
 
+    @property
+    def coming(self) -> int:
+        """GPUs of nodes that were ordered."""
+        return len(self.ordered) * self._setup.node_gpus
+
     def lacking(self, ahead: int = 0) -> int:
         """Of those, and of `ahead` more that are about to be, the ones that are neither free nor on their way."""
+        return max(0, self.wanted + ahead - self.free - self.leaving - self.coming)
+
+    def unbridged(self, ahead: int = 0) -> int:
+        """The same without nodes on their way: training's GPUs are the bridge until these land."""
+        return max(0, self.wanted + ahead - self.free - self.leaving)
+
+    def unordered(self, ahead: int = 0) -> int:
+        """The same without training that leaves: it gets its GPUs back, and nodes are for afterwards."""
         return max(0, self.wanted + ahead - self.free - self.coming)
 
     def join(self, lacks: Callable[[], int], place: Act, *, paired: bool = False) -> None:
@@ -195,10 +210,12 @@ class Supply:
             self.lost.evictions += 1
             gang.running, gang.since = False, now
             nodes, gang.nodes = gang.nodes, []
+            for node, size in nodes:
+                node.leaving += size
             after = drawn(self._startup.eviction, self._random)
             self._timers.at(now + after, lambda at, nodes=nodes: self._evicted(nodes, at))  # type: ignore[misc]
             got += gang.spec.gpus
-        self.coming += got
+        self.leaving += got
         return got
 
     def _victims(self, gpus: int, now: float) -> list[Gang]:
@@ -251,9 +268,9 @@ class Supply:
         while got < gpus and self.to_buy and not self.refusing:
             self.to_buy -= 1
             got += self._setup.node_gpus
+            self.ordered.append(now)
             after = drawn(self._startup.node, self._random)
-            self._timers.at(now + after, self._bought)
-        self.coming += got
+            self._timers.at(now + after, lambda at, since=now: self._bought(since, at))  # type: ignore[misc]
         return got
 
     def give_to_training(self, now: float) -> None:
@@ -261,7 +278,7 @@ class Supply:
         bought = sum(node.size for node in self.nodes if node.bought)
         borrowed = max(0, self.held - self.prepared - bought)
         waiting = [gang for gang in self.gangs if not gang.running]
-        spare = sum(gang.spec.gpus for gang in waiting) - borrowed - self.coming
+        spare = sum(gang.spec.gpus for gang in waiting) - borrowed - self.leaving
         for gang in sorted(waiting, key=lambda gang: -gang.spec.priority):
             own = self._for_training()
             size = gang.spec.gpus
@@ -293,11 +310,12 @@ class Supply:
     def _evicted(self, nodes: list[tuple[Node, int]], now: float) -> None:
         for node, size in nodes:
             node.free += size
-            self.coming -= size
+            node.leaving -= size
+            self.leaving -= size
         self.arrived(now)
 
-    def _bought(self, now: float) -> None:
-        self.coming -= self._setup.node_gpus
+    def _bought(self, since: float, now: float) -> None:
+        self.ordered.remove(since)
         node = self._node(self._setup.node_gpus, image=False)
         node.bought, node.idle_since = True, now
         self._timers.at(now + self._setup.node_idle_s, lambda at: self._give_back(node, at))

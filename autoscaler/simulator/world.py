@@ -21,7 +21,7 @@ from autoscaler.simulator.scenes import engine_profile
 from autoscaler.simulator.setup import FaultKind
 from autoscaler.simulator.supply import Supply, Timers
 from autoscaler.simulator.telemetry import Beside
-from autoscaler.supply import DomainStock, Gang, Lent
+from autoscaler.supply import Coming, DomainStock, Gang, Lent
 from autoscaler.supply import Supply as SeenSupply
 
 if TYPE_CHECKING:
@@ -232,8 +232,8 @@ class SimulatedWorld:
         return Stock(self.stage.profile.accelerator, free, supply.preemptible, supply.provisionable)
 
     def _training(self, now: float) -> SeenSupply | None:
-        """Training by name, as a watched cluster tells it; None where there is none."""
-        if not self.supply.gangs:
+        """Training by name and nodes on their way, as a watched cluster tells them; None where there are none."""
+        if not self.supply.gangs and not self.setup.supply.nodes_to_buy:
             return None
         begun, accelerator = self.setup.start_at, self.stage.profile.accelerator
         gangs, lent = [], []
@@ -248,7 +248,12 @@ class SimulatedWorld:
             saved = begun + gang.saved_at(now - begun)
             where = tuple(sorted(domains.items()))
             gangs.append(Gang(name, accelerator, size, gang.spec.priority, where, begun + gang.since, saved))
-        return SeenSupply(now, self._domains(accelerator), tuple(gangs), tuple(lent))
+        size = self.setup.supply.node_gpus
+        coming = tuple(
+            Coming(f"{accelerator}-node-{number:03d}", accelerator, size, "ordered", begun + since)
+            for number, since in enumerate(self.supply.ordered)
+        )
+        return SeenSupply(now, self._domains(accelerator), tuple(gangs), tuple(lent), coming)
 
     def _domains(self, accelerator: str) -> tuple[DomainStock, ...]:
         """GPUs by network domain."""
@@ -259,7 +264,9 @@ class SimulatedWorld:
         for domain, here in sorted(nodes.items()):
             gpus, free = sum(node.size for node in here), sum(node.free for node in here)
             serving = sum(node.serving for node in here)
-            found.append(DomainStock(accelerator, domain, len(here), gpus, free, 0, serving, gpus - free - serving))
+            leaving = sum(node.leaving for node in here)
+            other = gpus - free - leaving - serving
+            found.append(DomainStock(accelerator, domain, len(here), gpus, free, leaving, serving, other))
         return tuple(found)
 
     def _engines(self) -> Engines:

@@ -98,10 +98,10 @@ def test_replicas_are_not_kept_for_what_may_be_in_ten_minutes() -> None:
     """Seven serve, three are needed soon and seven perhaps in ten minutes, when seven free GPUs are a minute away."""
     made = supply_plan({DECODE: demanded(needs(4, 7))}, {DECODE: there(7)}, stocked(8), GIVEN)
     assert made is not None
-    assert made.pools[str(DECODE)].roles[""].target == 3
+    assert made.plan.pools[str(DECODE)].roles[""].target == 3
     scarce = supply_plan({DECODE: demanded(needs(4, 7))}, {DECODE: there(7)}, stocked(6), GIVEN)
     assert scarce is not None
-    assert scarce.pools[str(DECODE)].roles[""].target == 7
+    assert scarce.plan.pools[str(DECODE)].roles[""].target == 7
 
 
 counts_of = st.integers(0, 40)

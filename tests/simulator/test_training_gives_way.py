@@ -60,7 +60,7 @@ def test_the_rule_says_which_gangs_go(victims: Victims, gpus: int, taken: list[T
     stock, _ = supply(victims, CHEAP, LOW, MIDDLE)
     got = stock.preempt(gpus, 0.0)
     assert [gang.spec for gang in stock.gangs if not gang.running] == taken
-    assert got == stock.lent == stock.coming == sum(gang.gpus for gang in taken)
+    assert got == stock.lent == stock.leaving == sum(gang.gpus for gang in taken)
     costs = {4: 4 * 60, 8: 8 * 610}
     if victims is Victims.LEAST_LOST:
         assert stock.lost.gpu_seconds == sum(costs[gang.gpus] for gang in taken)
@@ -178,10 +178,10 @@ def test_how_long_training_takes_to_leave_is_told_and_happens() -> None:
     stock = Supply(setup.supply, 2, stage(setup).startup, timers, np.random.default_rng(0))
     stock.join(lambda: 4, lambda _: None)
     stock.preempt(4, 100.0)
-    assert (stock.free, stock.coming, stock.lacking()) == (2, 4, 0)
+    assert (stock.free, stock.leaving, stock.lacking()) == (2, 4, 0)
     assert timers.next == pytest.approx(105.0)
     until(timers, 105.1)
-    assert (stock.free, stock.coming) == (6, 0)
+    assert (stock.free, stock.leaving) == (6, 0)
 
 
 def spread(victims: Victims, *gangs: TrainingGang, paired: bool) -> Supply:

@@ -123,9 +123,9 @@ def whole_stock(world: SimulatedWorld) -> None:
     assert all(0 <= node.free <= node.size for node in supply.nodes)
     assert 0 <= supply.to_buy <= setup.nodes_to_buy
     on_order = setup.nodes_to_buy - supply.to_buy - sum(node.bought for node in supply.nodes)
-    leaving = supply.coming - on_order * setup.node_gpus
-    assert leaving >= 0
-    assert on_order >= 0
+    leaving = supply.leaving
+    assert leaving == sum(node.leaving for node in supply.nodes) >= 0
+    assert supply.coming == on_order * setup.node_gpus >= 0
     owned = sum(node.size for node in supply.nodes)
     assert owned == supply.free + supply.held + supply.preemptible + leaving
     assert supply.preemptible + supply.lent == sum(gang.gpus for gang in setup.gangs)
