@@ -3,8 +3,8 @@
 A gang of a higher priority is taken only where those below it make no room. Within a priority the cost decides: work
 since the last checkpoint (since the start when there is none), and GPUs apart from where a pool of two roles serves
 (`nearness`), both in seconds per GPU. Gangs are taken in this order until enough whole replicas fit; then those that
-turn out not to be needed are left, the highest priority and the dearest first. With gangs of one size and priority this
-is optimal; otherwise it takes at most one gang more than needed.
+turn out not to be needed are left, the highest priority and the dearest first, and what is taken is exchanged one by
+one for what loses less in all (`exchange`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from autoscaler.cluster.stock import domain_of
+from autoscaler.exchange import exchanged
 from autoscaler.nearness import across_s, paired_homes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from autoscaler.cluster.sight_types import GangSight, SightRules, Snapshot
 
@@ -48,7 +49,28 @@ def chosen(gangs: Sequence[GangSight], wanted: int, size: int, seen: Snapshot, r
             taken.remove(gang)
         else:
             space.change(gang, 1)
-    return taken
+    return _exchanged(taken, gangs, space, enough, cost) if enough >= wanted else taken
+
+
+def _exchanged(
+    taken: list[GangSight], gangs: Sequence[GangSight], space: _Space, enough: int, cost: Mapping[str, float]
+) -> list[GangSight]:
+    def swap(one: GangSight, other: GangSight) -> bool:
+        space.change(one, -1)
+        space.change(other, 1)
+        if space.gained >= enough:
+            return True
+        space.change(other, -1)
+        space.change(one, 1)
+        return False
+
+    return exchanged(
+        taken,
+        [gang for gang in gangs if gang not in taken],
+        rank=lambda gang: gang.priority,
+        cost=lambda gang: gang.gpus * cost[gang.group.key],
+        swap=swap,
+    )
 
 
 class _Space:

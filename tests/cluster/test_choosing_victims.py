@@ -89,6 +89,16 @@ def test_what_the_larger_one_makes_needless_is_left() -> None:
     assert names(seen, 4, 4) == ["gang-1"]
 
 
+def test_a_small_gang_that_loses_less_in_all_goes_instead_of_a_large_one() -> None:
+    # per GPU the gang of 8 loses least (100 s, 800 in all), and the gang of 4 is enough for 4 GPUs (150 s, 600 in all)
+    seen = cluster([(0, 0, 8), (1, 1, 4), (2, 2, 8)], saved={0: 100.0, 1: 150.0})
+    assert names(seen, 4, 4) == ["gang-1"]
+    assert names(seen, 8, 4) == ["gang-0"]
+    # of a higher priority it is left alone
+    seen = cluster([(0, 0, 8), (1, 1, 4)], saved={0: 100.0, 1: 150.0}, ranks={1: -4})
+    assert names(seen, 4, 4) == ["gang-0"]
+
+
 def test_scattered_small_gangs_make_no_room_for_a_large_replica() -> None:
     # one GPU of each gang on every node: no node ever has 8 free unless all gangs go
     seen = cluster([(0, 0, 4), (0, 1, 4), (1, 0, 4), (1, 1, 4), (2, 2, 8)], saved={0: 10.0, 1: 10.0})
@@ -99,14 +109,14 @@ def test_scattered_small_gangs_make_no_room_for_a_large_replica() -> None:
 @pytest.mark.parametrize(
     ("saved", "roles", "found"),
     [
-        # 700 s of work and near against nothing and 0.2 x 3,600 = 720 s for being in another rack than our partners
-        (700.0, (Role.PREFILL, Role.DECODE), "gang-1"),
-        (740.0, (Role.PREFILL, Role.DECODE), "gang-0"),
+        # 110 s of work and near against nothing and 0.2 x 600 = 120 s for being in another rack than our partners
+        (110.0, (Role.PREFILL, Role.DECODE), "gang-1"),
+        (130.0, (Role.PREFILL, Role.DECODE), "gang-0"),
         # who serves alone has no partners
-        (700.0, (Role.COLOCATED,), "gang-0"),
+        (110.0, (Role.COLOCATED,), "gang-0"),
     ],
 )
-def test_training_beside_our_partners_is_worth_a_fifth_of_an_hour(
+def test_training_beside_our_partners_is_worth_a_fifth_of_ten_minutes(
     saved: float, roles: tuple[Role, ...], found: str
 ) -> None:
     rules = sight_rules(*(role(RoleKey("serving", "pair", one)) for one in roles), min_runtime_s=0.0)

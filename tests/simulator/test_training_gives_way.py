@@ -184,6 +184,15 @@ def test_how_long_training_takes_to_leave_is_told_and_happens() -> None:
     assert (stock.free, stock.leaving) == (6, 0)
 
 
+@pytest.mark.parametrize(("gpus", "priority", "taken"), [(4, 0, 1), (5, 0, 0), (4, 1, 0)])
+def test_a_small_gang_that_loses_less_in_all_goes_instead(gpus: int, priority: int, taken: int) -> None:
+    """Gang 0 loses 100 s on 16 GPUs, gang 1 150 s on 4: for four GPUs 600 are less than 1,600, if it may be taken."""
+    large, small = TrainingGang(16, 0, 1e6, 0.0, ran_s=100.0), TrainingGang(4, priority, 1e6, 0.0, ran_s=150.0)
+    stock, _ = supply(Victims.LOWEST_LEAST, large, small)
+    stock.preempt(gpus, 0.0)
+    assert [gang.running for gang in stock.gangs] == [number != taken for number in range(2)]
+
+
 def spread(victims: Victims, *gangs: TrainingGang, paired: bool) -> Supply:
     """Nodes of 8 in domains of one each: the pool's two GPUs serve in domain 0, gang n trains in domain n + 1."""
     setup = SupplySetup(gpus=8, gangs=gangs, victims=victims, domain_nodes=1)
@@ -193,9 +202,9 @@ def spread(victims: Victims, *gangs: TrainingGang, paired: bool) -> Supply:
     return stock
 
 
-@pytest.mark.parametrize(("unsaved", "taken"), [(700.0, 1), (740.0, 0)])
-def test_gangs_far_from_their_partners_cost_a_fifth_of_an_hour_more(unsaved: float, taken: int) -> None:
-    """Gang 0 saved its work just now and trains far away: 0.2 x 3,600 = 720 s. Gang 1's node has GPUs beside ours."""
+@pytest.mark.parametrize(("unsaved", "taken"), [(110.0, 1), (130.0, 0)])
+def test_gangs_far_from_their_partners_cost_a_fifth_of_ten_minutes_more(unsaved: float, taken: int) -> None:
+    """Gang 0 saved its work just now and trains far away: 0.2 x 600 = 120 s. Gang 1's node has GPUs beside ours."""
     far, near = TrainingGang(4, 0, 1e6, 0.0, ran_s=0.0), TrainingGang(4, 0, 1e6, 0.0, ran_s=unsaved)
     stock = spread(Victims.LOWEST_LEAST, far, near, paired=True)
     stock.gangs[1].nodes = [(stock.nodes[0], 4)]
