@@ -2,10 +2,10 @@
 
 A replica whose partners (decode for prefill) are in another domain has a fifth less of its link (HeteroScale): that
 share of its GPUs, for the ten minutes that a burst and what follows it keep them, is told in seconds of a GPU's work,
-so that it stands beside the work which training loses. Example: of a gang's 16 GPUs 8 lie apart: 0.2 x 600 x 8 / 16 = 60
-s per GPU, as much as taking a gang that saved its work a minute earlier. Told for an hour it kept all KV within domains
-and lost 4.45 GPU-hours of training, for ten minutes 1.7 % of KV crossed and 3.32 were lost (`bench/preemption.py`,
-disaggregated with fast starts; at most 5 % should cross).
+so that it stands beside the work which training loses. Example: of a gang's 16 GPUs 8 lie apart: 0.2 x 600 x 8 / 16 is
+60 s per GPU, as much as taking a gang that saved its work a minute earlier. Told for an hour, 7.8
+GPU-hours of training were lost and 6.9 % of KV crossed; for ten minutes 6.8, and 7.8 % (`bench/preemption.py`, seeds 3
+to 6, disaggregated with fast starts: little of the lowest priority lies near there).
 """
 
 from __future__ import annotations
