@@ -112,13 +112,23 @@ def _run(
         chosen = league.named(forecaster or league.DEFAULT)
         ahead = rolling.whole_bins(horizons, step)
         first, means = rolling.binned(times, values, step)
+        warm = math.ceil(warmup / step)
+        _long_enough(len(means), warm + min(ahead), step, warmup)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task("replaying", total=len(means))
-            warm = math.ceil(warmup / step)
             return rolling.backtest(chosen, means, step, ahead, quantile, warm, first, lambda: progress.advance(task))
     except ValueError as error:
         raise BadSettings((str(error),)) from None
+
+
+def _long_enough(bins: int, before: int, step: float, warmup: float) -> None:
+    if bins <= before:
+        problem = (
+            f"the load holds {bins} bins of --step {step:g} s, and the first forecast is judged after {before} of them "
+            f"(--warmup {warmup:g} s and its horizon): give more of it, or a smaller --warmup or --step"
+        )
+        raise BadSettings((problem,))
 
 
 def _print(done: Backtest) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoscaler.errors import BadSettings
+from autoscaler.settings_types import masked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,5 +66,5 @@ class Recorded:
         try:
             access = PrometheusAccess(self.prometheus, timeout_s=60.0)
         except ValueError as error:
-            raise BadSettings((f"--prometheus {self.prometheus}: {error}",)) from None
+            raise BadSettings((f"--prometheus {masked(self.prometheus)}: {error}",)) from None
         return load_files.query_load(access, self.query, *self.span, step_s)

@@ -51,7 +51,8 @@ def whatif(
         str | None, typer.Argument(help="Study file (YAML), or - for standard input.", show_default=False)
     ] = None,
     trace: Annotated[
-        str | None, typer.Option(help="Instead of a file: this trace, with the usual grid.", show_default=False)
+        str | None,
+        typer.Option(help="Instead of a study: this file or gen:…, with the usual grid.", show_default=False),
     ] = None,
     trace_format: Annotated[str, typer.Option("--format", help="Of --trace; as in `tidegate simulate`.")] = "demand",
     profile: Annotated[str, typer.Option(help="With --trace: hardware profile.")] = "llama-3.1-8b/a100-80gb/tp1",
@@ -105,13 +106,20 @@ def whatif(
     if plot is not None:
         _draw(outcomes, attainment, plot)
     if report is not None:
-        report.write_text(advice.text, encoding="utf-8")
+        _tell(advice.text, report)
     if as_json:
         bare = [{name: value for name, value in one.items() if name not in {"history", "needed"}} for one in outcomes]
         typer.echo(json.dumps({"recommended": advice.scenario, "nearest": advice.nearest, "runs": bare}, indent=1))
         return
     console = Console(width=None if Console().is_terminal else 150, emoji=False)
     console.print(Markdown(advice.text))
+
+
+def _tell(text: str, report: Path) -> None:
+    try:
+        report.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadSettings((f"--report {report}: cannot be written: {error.strerror or error}",)) from None
 
 
 def _check_report(report: Path | None) -> None:
@@ -128,7 +136,7 @@ def _asked(study: str | None, trace: str | None, trace_format: str, profile: str
         return rooms.load_study(study)
     return rooms.study_of(
         {
-            "history": {"trace": trace, "format": trace_format},
+            "history": {"spec": trace} if str(trace).startswith("gen:") else {"trace": trace, "format": trace_format},
             "base": {"profile": profile},
             "grid": {
                 "growth": [1.0, 1.5],

@@ -102,7 +102,7 @@ def _read_one(file: Path) -> Iterator[tuple[Observation, Decision]]:
             except (ValueError, KeyError, TypeError) as error:
                 if not line.endswith("\n"):
                     return
-                raise BadJournal(f"{file}:{number}: not a journal line: {_first_line(error)}") from None
+                raise BadJournal(f"{file}:{number}: not a journal line: {first_line(error)}") from None
             yield pair
 
 
@@ -114,7 +114,8 @@ def entry(line: str) -> tuple[Observation, Decision]:
     return _SEEN.validate_python(told["seen"]), _DECISION.validate_python(told["decision"])
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Why a line is not a journal's, in words."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from autoscaler.errors import BadSettings
+from autoscaler.settings_types import masked
 from metrics_adapter.prometheus import PrometheusSource
 from metrics_adapter.signals import SourceError
 
@@ -65,7 +66,8 @@ def _table(path: Path) -> pd.DataFrame:
         return _csv(path, packed=start.startswith(GZIP))
     except (OSError, EOFError, ValueError, zlib.error, pd.errors.ParserError) as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadSettings((f"{path}: cannot be read as a table: {said}",)) from None
+        hint = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise BadSettings((f"{path}: cannot be read as a table: {said}{hint}",)) from None
 
 
 def _parquet(path: Path) -> pd.DataFrame:
@@ -185,7 +187,7 @@ def query_load(
             found.update(series[0][1] if series else ())
             begin = until + step_s
     except SourceError as error:
-        raise BadSettings((f"--prometheus {access.url}: {error}",)) from None
+        raise BadSettings((f"--prometheus {masked(access.url)}: {error}",)) from None
     finally:
         source.close()
     if not found:

@@ -188,7 +188,12 @@ class RoleObservation:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """GPUs of one accelerator type to be had, beyond what the pools hold. None means not known, not unlimited."""
+    """GPUs of one accelerator type. None means not known, not unlimited.
+
+    Attributes:
+        free: prepared for the pools: what they hold already and what they could start on at once.
+        preemptible: that training holds and would give up. provisionable: to be had as new nodes.
+    """
 
     accelerator: str
     free: int | None = None

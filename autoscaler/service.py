@@ -25,6 +25,7 @@ from autoscaler.loop import run
 from autoscaler.memory import Memory
 from autoscaler.publishing import Publisher, Status
 from autoscaler.sharding import own_parts, shard
+from autoscaler.sole_writer import SoleWriter
 from autoscaler.tick import Stage
 from autoscaler.turns import CACHES_S, Others, Turns, without_gone
 from metrics_adapter.board import Board, Limits
@@ -83,6 +84,7 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
             refuses_infeasible=settings.serving.infeasible == "refuse",
         )
         recorder = Recorder(settings, publisher, telemetry, clock)
+        stack.callback(recorder.let_go)
         memory = build.recalled(recorder.restored(), source, own_parts(parts, shard(settings)), clock())
         if ready_file is not None:
             announce(ready_file, doors)
@@ -103,7 +105,8 @@ def serve(parts: Parts, *, ready_file: Path | None = None, clock: Callable[[], f
                 break
             log.info("the pools have changed; the loop begins anew")
             turns.begin()
-        recorder.close(memory)
+        recorder.save(memory)
+        recorder.let_go()
         others.let_go()
         turns.drain(settings.serving.drain_s)
         log.info("tidegate ends", ticks=status.plain()["ticks"])
@@ -228,6 +231,9 @@ class Recorder:
         self._clock = clock
         self._memory_file = Path(loop.memory_file) if loop.memory_file else None
         self._journal = _journal(settings)
+        files = [self._memory_file, None if self._journal is None else self._journal.path]
+        self._writers = {file: SoleWriter(file) for file in files if file is not None}
+        self._others: set[Path] = set()
         self._saved_at = 0.0
         self.watch = Stopwatch()
 
@@ -250,13 +256,10 @@ class Recorder:
         for role in changed:
             log.info("wish", role=str(role.key), desired=role.desired, why=role.sentence)
         self._publisher.note(seen, decision, self.watch.spent.get(Stage.PLAN))
-        try:
-            if self._journal is not None:
-                self._journal.write(seen, decision)
-            if changed or self._clock() - self._saved_at >= SAVE_EVERY_S:
-                self.save(memory)
-        except OSError as error:
-            log.warning("cannot write down the tick; deciding goes on", reason=str(error))
+        if (journal := self._journal) is not None:
+            self._written(journal.path, lambda: journal.write(seen, decision))
+        if changed or self._clock() - self._saved_at >= SAVE_EVERY_S:
+            self.save(memory)
         self.watch.ended("record")
         spent = self.watch.spent
         deciding = sum(seconds for stage, seconds in spent.items() if stage != Stage.OBSERVE)
@@ -268,18 +271,39 @@ class Recorder:
         self._publisher.publish(decision)
         self._telemetry.staged("publish", time.monotonic() - began)
 
-    def close(self, memory: Memory) -> None:
-        """Save for the next process; a disk that is full then costs history, not a clean end."""
-        try:
-            self.save(memory)
-        except OSError as error:
-            log.warning("cannot save memory; the next start will be without it", reason=str(error))
-
     def save(self, memory: Memory) -> None:
-        """Save memory now. Raises OSError."""
-        if self._memory_file is not None:
-            store.save(memory, self._memory_file)
+        """Save memory now."""
+        file = self._memory_file
+        if file is not None and self._written(file, lambda: store.save(memory, file)):
             self._saved_at = self._clock()
+
+    def let_go(self) -> None:
+        """Let another process write the files; safe to call twice."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def _written(self, file: Path, write: Callable[[], None]) -> bool:
+        """Whether it could be written down; where not, because of a full disk or another process, deciding goes on."""
+        writer = self._writers[file]
+        try:
+            mine = writer.may_write()
+            if mine:
+                write()
+        except OSError as error:
+            why = error.strerror or str(error)
+            log.warning("cannot write; deciding goes on, a restart knows less", file=str(file), reason=why)
+            return False
+        if not mine and file not in self._others:
+            log.warning(
+                "another process writes this file: give each its own; not written here until that one ends",
+                file=str(file),
+                writer=writer.other(),
+            )
+            self._others.add(file)
+        elif mine and file in self._others:
+            log.info("the other process has ended; written here from now on", file=str(file))
+            self._others.remove(file)
+        return mine
 
 
 def _journal(settings: Settings) -> Journal | None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from metrics_adapter import queries
+from metrics_adapter import queries, shapes
 from metrics_adapter.engines import NAME_PATTERN, Vocabulary, select
 from metrics_adapter.history import MOST_POINTS, joined
 from metrics_adapter.prometheus_http import PrometheusAccess, PrometheusClient
@@ -21,11 +21,12 @@ from metrics_adapter.rows import Row, Tables, assemble, parse
 from metrics_adapter.signals import Group, Reading, Readings, Signal, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Future
 
 __all__ = ["PrometheusAccess", "PrometheusSource"]
 
+_Made = TypeVar("_Made")
 _LOOKBACK_S = 300.0  # how far back an instant query looks for a sample by default
 
 
@@ -134,18 +135,20 @@ class PrometheusSource:
 
     def series(self, match: str, now: float) -> list[dict[str, str]]:
         """Label sets of the series that `match` selects and that had samples around Unix time `now`."""
-        return list(self._client.series({"match[]": match, **self._around(now)}, self._deadline()).data)
+        found = self._client.series({"match[]": match, **self._around(now)}, self._deadline()).data
+        return self._shaped("a list of series", lambda: [shapes.labels(item) for item in found])
 
     def server_time(self) -> float:
         """The server's clock, Unix seconds."""
-        return float(self._client.query("time()", None, self._deadline()).data[1])
+        said = self._client.query("time()", None, self._deadline()).data
+        return self._shaped("a scalar", lambda: shapes.scalar(said))
 
     def range(
         self, query: str, start: float, end: float, step: float
     ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
         """A range query: per series its labels and its (Unix time, value) points; times and step in seconds."""
         result = self._client.query_range(query, start, end, step, self._deadline()).data
-        return [(item["metric"], [(float(t), float(v)) for t, v in item["values"]]) for item in result]
+        return self._shaped("a range of samples", lambda: [shapes.points(item) for item in result])
 
     def history(
         self,
@@ -181,7 +184,15 @@ class PrometheusSource:
         params: dict[str, Any] = {} if match is None else {"match[]": match}
         if now is not None:
             params |= self._around(now)
-        return tuple(str(value) for value in self._client.label_values(label, params, deadline).data)
+        found = self._client.label_values(label, params, deadline).data
+        return self._shaped("a list of label values", lambda: shapes.texts(found))
+
+    def _shaped(self, what: str, make: Callable[[], _Made]) -> _Made:
+        """What `make` reads from an answer; SourceError where a proxy or another server answered in another shape."""
+        try:
+            return make()
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise SourceError(f"Prometheus at {self.access.address}: the answer is not {what}") from error
 
     @staticmethod
     def _usable(group: Group, look: _Look) -> bool:

@@ -260,7 +260,7 @@ class Chronicle:
 
 
 def _stocks(seen: Observation) -> list[dict[str, Any]]:
-    """By accelerator: free GPUs, those training could lend and has lent, those on their way, those to buy."""
+    """By accelerator: GPUs prepared for the pools, those they hold included; lent or on their way; to be had."""
     lent: dict[str, int] = {}
     coming: dict[str, int] = {}
     for loan in seen.supply.lent if seen.supply else ():
@@ -271,7 +271,7 @@ def _stocks(seen: Observation) -> list[dict[str, Any]]:
     return [
         {
             "accelerator": stock.accelerator,
-            "free": stock.free,
+            "prepared": stock.free,
             "preemptible": stock.preemptible,
             "lent": lent.get(stock.accelerator, 0) if told else None,
             "coming": coming.get(stock.accelerator, 0) if told else None,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoscaler.dashboard.chronicle import Chronicle
 from autoscaler.errors import BadJournal
-from autoscaler.journal import entry
+from autoscaler.journal import entry, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from autoscaler.dashboard.chronicle import Replica
+    from autoscaler.model import Decision, Observation
 
 BEFORE = 240
 """Ticks read before the shown one, so that its charts have a past: an hour at 15 s."""
@@ -50,11 +50,11 @@ class Replay:
         self._sizes = sizes
 
     def span(self) -> Span:
-        """How many ticks there are, and when the first and the last were."""
+        """How many ticks there are, and when the first and the last were. Raises BadJournal as chronicle does."""
         ticks = sum(len(offsets) for offsets in self._offsets)
         if not ticks:
             return Span(0, None, None)
-        return Span(ticks, float(self._line(0)["seen"]["at"]), float(self._line(ticks - 1)["seen"]["at"]))
+        return Span(ticks, self._tick(0)[0].at, self._tick(ticks - 1)[0].at)
 
     def chronicle(self, number: int) -> Chronicle:
         """The dashboard's state at a tick, with the BEFORE ticks before it.
@@ -67,12 +67,14 @@ class Replay:
             raise BadJournal(f"tick {number}: this journal has ticks 0 to {ticks - 1}")
         found = Chronicle("replay", 0.0, 0.0, self._replicas)
         for at in range(max(0, number - BEFORE), number + 1):
-            found.note(*entry(self._text(at)))
+            found.note(*self._tick(at))
         return found
 
-    def _line(self, number: int) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self._text(number))
-        return found
+    def _tick(self, number: int) -> tuple[Observation, Decision]:
+        try:
+            return entry(self._text(number))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BadJournal(f"{self.path}: tick {number}: not a journal line: {first_line(error)}") from None
 
     def _text(self, number: int) -> str:
         for file, offsets in zip(self._files, self._offsets, strict=True):

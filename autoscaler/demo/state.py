@@ -21,10 +21,15 @@ _HISTORY = 900
 
 
 class PoolHistory:
-    """Samples of one pool, the last 900: rates are over the time between two of them."""
+    """Samples of one pool, the last 900: rates are over the time between two of them.
+
+    Attributes:
+        peaks: most replicas wanted by role, of all samples ever taken.
+    """
 
     def __init__(self) -> None:
         self.samples: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
+        self.peaks: dict[str, int] = {}
         self._before: tuple[float, Tokens] | None = None
 
     def sample(self, pool: EmulatedPool, now: float) -> None:
@@ -32,6 +37,8 @@ class PoolHistory:
         tokens = pool.count_tokens()
         at, before = self._before or (now, tokens)
         self._before = (now, tokens)
+        for role, deployment in pool.deployments.items():
+            self.peaks[role.value] = max(deployment.wanted, self.peaks.get(role.value, 0))
         self.samples.append(
             {
                 "at": now,
@@ -94,7 +101,10 @@ def pool_state(
         "gpu_seconds": sum(deployment.gpu_seconds for deployment in pool.deployments.values()),
         "tokens": {key: latest[key] for key in latest if key.endswith("_tokens_per_s")},
         "roles": {
-            role.value: _role_state(pool, deployment, servers, followers.get(role))
+            role.value: {
+                **_role_state(pool, deployment, servers, followers.get(role)),
+                "peak": max(deployment.wanted, history.peaks.get(role.value, 0)),
+            }
             for role, deployment in pool.deployments.items()
         },
         "history": list(history.samples)[skipped:],

@@ -70,7 +70,7 @@ def _pool(pool: dict[str, Any]) -> dict[str, Any]:
         "roles": {
             name: {
                 "wanted": role["wanted"],
-                "peak": max([role["wanted"], *(sample["roles"][name]["wanted"] for sample in pool["history"])]),
+                "peak": role["peak"],
                 "gpu_seconds": role["gpu_seconds"],
             }
             for name, role in pool["roles"].items()

@@ -22,7 +22,7 @@ KEEPS, MISSES, CHOSEN = "#2a9d8f", "#b0b0b0", "#d1495b"
 
 
 def frontier(outcomes: Sequence[Mapping[str, Any]], attainment: float | None = None) -> Figure:
-    """Cost against SLO attainment, one numbered point per scenario; the cheapest that keeps the SLO stands out."""
+    """Cost against SLO attainment, one numbered point per scenario; the recommended one stands out."""
     figure = _figure(9, 4.6)
     _frontier(figure.subplots(), outcomes, attainment)
     return figure
@@ -68,10 +68,17 @@ def _frontier(axis: Any, outcomes: Sequence[Mapping[str, Any]], attainment: floa
         part = table[mask]
         if len(part):
             axis.scatter(part["total_cost"], 100 * part["slo_attainment"], s=28, color=colour, label=label, zorder=3)
-    if keeps.any():
-        best = table[keeps].sort_values("total_cost", kind="stable").iloc[0]
-        cost, reached = best["total_cost"], 100 * best["slo_attainment"]
-        axis.scatter([cost], [reached], s=130, facecolors="none", edgecolors=CHOSEN, linewidths=2, zorder=4)
+    if (chosen := recommend(outcomes, attainment).scenario) is not None:
+        best = table.loc[chosen]
+        axis.scatter(
+            [best["total_cost"]],
+            [100 * best["slo_attainment"]],
+            s=130,
+            facecolors="none",
+            edgecolors=CHOSEN,
+            linewidths=2,
+            zorder=4,
+        )
     if len(table) <= MOST_NAMES:
         points = list(zip(table["total_cost"], 100 * table["slo_attainment"], strict=True))
         for place, numbers in _labels(points):

@@ -219,6 +219,7 @@ def from_prometheus(history: HistoryPrometheus, access: PrometheusAccess | None 
     """
     window = f"{max(60, round(2 * history.step_s))}s"
     source = PrometheusSource(access or PrometheusAccess(history.url))
+    address = source.access.address  # without credentials: the load's name stands in reports and in kept runs
     try:
         end = history.end if history.end is not None else source.server_time()
         step = max(history.step_s, history.duration_s / MOST_POINTS)
@@ -238,15 +239,13 @@ def from_prometheus(history: HistoryPrometheus, access: PrometheusAccess | None 
         source.close()
     seen = np.logical_or.reduce([np.isfinite(column) for column in columns])
     if not seen.any():
-        raise BadSettings(
-            (f"history: {history.url} has no samples of these series in the last {history.duration_s:g} s",)
-        )
+        raise BadSettings((f"history: {address} has no samples of these series in the last {history.duration_s:g} s",))
     first = int(np.argmax(seen))
     last = len(seen) - int(np.argmax(seen[::-1]))
     rates = [_filled(column[first:last]) for column in columns]
     gaps = 1.0 - float(np.mean(seen[first:last]))
     notes = [f"{gaps:.1%} of the bins had no samples, held at the last rates"] if gaps else []
-    return Loads(history.url, {"pool": demand(history.url, step, [rate * step for rate in rates], notes)})
+    return Loads(address, {"pool": demand(address, step, [rate * step for rate in rates], notes)})
 
 
 def _on_grid(

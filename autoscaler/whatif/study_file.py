@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from autoscaler.errors import BadSettings
+from autoscaler.settings_types import masked
 from autoscaler.whatif.scenario import Study, expanded
 from autoscaler.yaml_text import Document, parse
 
@@ -85,7 +86,8 @@ def _sentence(detail: Any, document: Document, where: str) -> str:
     )
     origin = f"{where}:{line}" if line else where
     path = ".".join(str(part) for part in place)
-    value = repr(detail["input"])
+    given = detail["input"]
+    value = repr(masked(given) if isinstance(given, str) and "://" in given else given)
     shown = value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":

@@ -93,7 +93,10 @@ def test_empty_cells_missing_rows_times_as_text_and_parquet_are_the_same_load(tm
         (["0,1", "noon,2"], "row 2 (line 3): t_s 'noon' must be seconds or an ISO 8601 time"),
         (["1700000000000,1", "1700000600000,2"], "beyond 1e+11 s: milliseconds?"),
         (["0,", "600,"], "no value at all"),
-        (["0,1", "600,2"], "2 bins are too few"),
+        (
+            ["0,1", "600,2"],
+            "holds 2 bins of --step 600 s, and the first forecast is judged after 145 of them (--warmup",
+        ),
         (["0,1", "60000000000,2"], "is the time in seconds"),
         ([], "no rows"),
     ],
@@ -215,3 +218,13 @@ def test_a_long_range_is_asked_for_in_pieces_prometheus_accepts(monkeypatch: pyt
 def test_a_prometheus_that_cannot_be_asked_is_named() -> None:
     found = refused("--prometheus", "http://127.0.0.1:1", "--query", "up", "--start", "0", "--end", "6000")
     assert "--prometheus http://127.0.0.1:1" in found
+
+
+@pytest.mark.parametrize(
+    "address", ["http://me:s3cr3t@127.0.0.1:1", "ftp://me:s3cr3t@127.0.0.1:1", "http://me:s3cr3t@:1"]
+)
+def test_a_password_in_the_address_is_never_repeated(address: str) -> None:
+    found = refused("--prometheus", address, "--query", "up")
+    assert "--prometheus" in found
+    assert "me:***@" in found
+    assert "s3cr3t" not in found

@@ -150,7 +150,9 @@ def test_loans_and_network_domains_are_shown(browser: Any, page: str) -> None:
 
     def more(route: Any) -> None:
         told = route.fetch().json()
-        told["stocks"] = [{"accelerator": "h100", "free": 8, "preemptible": 16, "lent": 8, "coming": 0, "to_buy": 2}]
+        told["stocks"] = [
+            {"accelerator": "h100", "prepared": 8, "preemptible": 16, "lent": 8, "coming": 0, "to_buy": 2}
+        ]
         route.fulfill(
             json={**told, "loans": [loan, {**loan, "key": "Job/old", "until": 1.7e9 + 60}], "domains": [domain]}
         )

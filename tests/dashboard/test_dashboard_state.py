@@ -124,6 +124,16 @@ def test_a_journal_is_replayed_tick_by_tick_across_a_turned_over_file(journal: P
         replay.chronicle(span.ticks)
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b'{"v":9}\n', b"[1]\n", b"[" * 100_000 + b"\n"])
+def test_a_file_that_is_no_journal_is_named_with_the_tick_that_cannot_be_read(journal: Path, damage: bytes) -> None:
+    with journal.open("ab") as file:
+        file.write(damage)
+    replay = Replay(journal)
+    replay.refresh()
+    with pytest.raises(BadJournal, match=r"journal.jsonl: tick \d+: not a journal line"):
+        replay.span()
+
+
 def test_a_journal_that_is_being_written_shows_whole_lines_only(journal: Path) -> None:
     replay = Replay(journal)
     replay.refresh()

@@ -7,6 +7,7 @@ from autoscaler.demo.deployment import Deployment, ReplicaState
 from autoscaler.demo.pool import EmulatedPool
 from autoscaler.demo.scenario import default_scenario
 from autoscaler.demo.slo import Score
+from autoscaler.demo.state import PoolHistory, pool_state
 
 START = 1_700_000_000.0
 ENGINE = {
@@ -196,3 +197,15 @@ def test_wrong_configuration_is_refused(change: dict[str, object], reason: str) 
 def test_a_request_no_engine_could_hold_is_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="the longest request has 9020 tokens"):
         pool_config(prompt=9000)
+
+
+def test_the_most_ever_wanted_is_told_when_the_samples_of_that_time_are_gone() -> None:
+    """The history holds 900 samples; 5 replicas were wanted in the first one only."""
+    pool, history = EmulatedPool(pool_config(), 1, START), PoolHistory()
+    for number, wanted in enumerate([5] + [2] * 1000):
+        for deployment in pool.deployments.values():
+            deployment.scale(wanted, START + number)
+        history.sample(pool, START + number)
+    told = pool_state(pool, history, None, {}, {})
+    assert {sample["roles"]["decode"]["wanted"] for sample in told["history"]} == {2}
+    assert {name: role["peak"] for name, role in told["roles"].items()} == {"prefill": 5, "decode": 5}

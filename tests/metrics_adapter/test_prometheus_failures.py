@@ -428,3 +428,28 @@ def test_closing_twice_is_safe_and_reading_afterwards_fails() -> None:
         source.close()
         with pytest.raises(SourceError, match="closed"):
             source.read(NOW, GROUPS)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"resultType": "vector", "result": []},  # as a proxy answers that knows one kind of query
+        {"resultType": "vector", "result": [{"metric": {}, "value": [NOW, "1"]}, 3]},
+        {"resultType": "matrix", "result": [{"metric": {}, "values": [["yesterday", "1"]]}]},
+        [3],
+        "ready",
+    ],
+)
+def test_answers_in_another_shape_are_a_failed_read_and_no_crash(data: Any) -> None:
+    with serving(lambda _: as_json(data)) as fake, source_of(fake.url) as source:
+        asked: list[tuple[str, Callable[[], object]]] = [
+            ("a list of label values", lambda: source.names(NOW)),
+            ("a scalar", source.server_time),
+        ]
+        if data != {"resultType": "vector", "result": []}:  # no series is an answer to these
+            asked.append(("a list of series", lambda: source.series("up", NOW)))
+            asked.append(("a range of samples", lambda: source.range("up", NOW - 60, NOW, 15)))
+        for what, ask in asked:
+            with pytest.raises(SourceError) as caught:
+                ask()
+            assert f"Prometheus at {fake.url}" in str(caught.value), what

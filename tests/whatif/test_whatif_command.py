@@ -34,6 +34,12 @@ def test_from_a_csv_to_a_recommendation_picture(demand_csv: Path, tmp_path: Path
     assert told["recommended"] in {run["scenario"]["name"] for run in told["runs"]}
 
 
+def test_a_generated_load_needs_no_file(tmp_path: Path) -> None:
+    made = tidegate("--trace", "gen:poisson,rate=2,duration=600", "--json", "--workers", "2", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert len(json.loads(made.stdout)["runs"]) == 12
+
+
 def test_the_example_is_a_study_that_holds(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(tidegate("--example", cwd=tmp_path).stdout)
     from autoscaler import whatif  # noqa: PLC0415 - only its loading is looked at

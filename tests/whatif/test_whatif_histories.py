@@ -14,6 +14,7 @@ from autoscaler.journal import Journal
 from autoscaler.model import Decision, Observation, Role, RoleKey, RoleObservation
 from autoscaler.simulator.requests import DemandSeries, Workload
 from autoscaler.whatif.history import grown
+from autoscaler.whatif.scenario import HistoryPrometheus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,3 +105,15 @@ def test_demand_as_a_tidy_frame(demand_csv: Path) -> None:
     assert list(frame.columns) == ["pool", "t_s", "requests_per_s", "input_tokens_per_s", "output_tokens_per_s"]
     assert frame["requests_per_s"].iloc[0] == pytest.approx(6)
     assert frame["input_tokens_per_s"].iloc[-1] == pytest.approx(12_000)
+
+
+def test_a_load_from_prometheus_is_named_without_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name stands in reports, in kept runs and on standard output."""
+    monkeypatch.setattr(
+        "metrics_adapter.prometheus.PrometheusSource.range",
+        lambda _self, _query, start, end, step: [({}, [(at, 2.0) for at in np.arange(start, end + 1, step).tolist()])],
+    )
+    asked = HistoryPrometheus(url="http://me:s3cr3t@prometheus:9090/", end=1.8e9, duration_s=3600.0)
+    loads = whatif.from_prometheus(asked)
+    assert loads.source == "http://prometheus:9090"
+    assert {load.name for load in loads.pools.values()} == {"http://prometheus:9090"}

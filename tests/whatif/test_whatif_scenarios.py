@@ -82,6 +82,14 @@ def test_what_cannot_be_is_refused_with_its_place(parts: dict[str, Any], said: s
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize("url", ["ftp://me:s3cr3t@h", "http://me:s3cr3t@h h", "http://me:s3cr3t@h/?a=1"])
+def test_a_password_in_an_address_is_not_repeated(url: str) -> None:
+    with pytest.raises(BadSettings) as refused:
+        study(history={"url": url})
+    assert "history.url: 'http://me:***@h" in str(refused.value).replace("ftp:", "http:")
+    assert "s3cr3t" not in str(refused.value)
+
+
 def test_a_study_file_says_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("history: {trace: x.csv}\nbase:\n  slo:\n    attainment: 95\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from autoscaler import whatif
@@ -140,6 +141,22 @@ def test_growth_is_not_for_the_planner_to_choose() -> None:
     assert "for 2 times the load" in advice.text
     assert "- At 1 times the load: today, 1.0 GPU-hours." in advice.text
     assert "- At 2 times the load: twice, 2.0 GPU-hours." in advice.text
+
+
+def test_the_picture_marks_what_the_page_recommends() -> None:
+    """As above: `today` costs 1 and keeps 96 %, but `twice`, which costs 2 and keeps 97 %, is what is asked for."""
+    outcomes = [outcome("today", 0.96, 1.0), outcome("twice", 0.97, 2.0), outcome("none", 0.5, 0.5)]
+    outcomes[1]["scenario"]["growth"] = 2.0
+    assert _rings(outcomes) == [(2.0, 97.0)]
+    outcomes[1]["slo_attainment"] = 0.9  # nothing keeps the SLO at that load, so nothing is recommended
+    assert _rings(outcomes) == []
+
+
+def _rings(outcomes: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Where the frontier's empty circles are: cost and per cent."""
+    (axis,) = whatif.frontier(outcomes).axes
+    rings = [points for points in axis.collections if not np.asarray(points.get_facecolor()).size]
+    return [(float(x), float(y)) for ring in rings for x, y in np.asarray(ring.get_offsets())]
 
 
 def test_when_none_keeps_it_the_nearest_is_named_and_nothing_recommended() -> None:

@@ -140,7 +140,7 @@ function showRole(told) {
   Object.values(figures).forEach((text, at) => setText(list.children[at].lastChild, text));
   fill($("ladder"), role.flights.map((one) => [one.tier, `${one.replicas} replicas`,
     `${clock(one.lands_at)} (${Math.max(0, Math.round(one.lands_at - told.at))} s)`]), "nothing in flight");
-  fill($("stocks"), (told.stocks || []).map((one) => [one.accelerator, whole(one.free), whole(one.preemptible), whole(one.lent), whole(one.coming),
+  fill($("stocks"), (told.stocks || []).map((one) => [one.accelerator, whole(one.prepared), whole(one.preemptible), whole(one.lent), whole(one.coming),
     whole(one.to_buy)]), "supply is not told");
   $("loans-part").hidden = told.loans == null;
   fill($("loans"), (told.loans || []).map((one) => [one.key, `${one.gpus} ${one.accelerator}`, clock(one.since),
