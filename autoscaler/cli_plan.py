@@ -12,7 +12,7 @@ import typer
 from autoscaler.errors import BadSettings
 
 if TYPE_CHECKING:
-    from optimizer import Plan
+    from optimizer import Change, Plan
 
 EXIT_INFEASIBLE = 3
 """Minimums cannot be met even with every rule relaxed that may be."""
@@ -73,6 +73,7 @@ def _plain(made: Plan, explain: bool) -> dict[str, Any]:
         "actions": [_action(one) for one in made.actions],
         "binding": list(made.binding),
         "relaxed": list(made.relaxed),
+        "reasons": list(made.reasons),
         "cost": asdict(made.cost),
         "pools": {
             pool.key: {
@@ -83,7 +84,6 @@ def _plain(made: Plan, explain: bool) -> dict[str, Any]:
         },
     }
     if explain:
-        told["reasons"] = list(made.reasons)
         told["alternative"] = None if made.alternative is None else asdict(made.alternative)
         told["changes"] = [one._asdict() for one in made.changes]
     return told
@@ -100,6 +100,9 @@ def _action(one: Any) -> dict[str, Any]:
 
 
 def _told(made: Plan, explain: bool) -> list[str]:
+    """The plan in words; how it was found is told where it is not known to be the best."""
+    from optimizer import Status  # noqa: PLC0415 - the solver loads in 1 s
+
     gap = "no bound proven" if made.gap is None else f"gap {made.gap:.2%}"
     lines = [f"{made.status.value}: {made.objective:.4f} until the horizon ({gap}, {made.seconds or 0.0:.2f} s)"]
     for pool in made.pools.values():
@@ -117,9 +120,17 @@ def _told(made: Plan, explain: bool) -> list[str]:
                 if count
             )
             lines.append(f"  {name}: {role.target} replicas" + (f" ({moves})" if moves else ""))
-        lines += [f"  {pool.key}: lacks {amount:.3g} from {at_s:g} s" for at_s, amount in pool.shortage]
+        ends = [f" until {at_s:g} s" for at_s, _ in pool.shortage[1:]] + [""]
+        lines += [
+            f"  {pool.key}: lacks {amount:.3g} from {at_s:g} s{end}"
+            for (at_s, amount), end in zip(pool.shortage, ends, strict=False)
+            if amount
+        ]
     lines += [f"relaxed: {name}" for name in made.relaxed]
-    return [*lines, *(_explained(made) if explain else made.reasons[1:] if len(made.reasons) > 1 else [])]
+    if explain:
+        return [*lines, *_explained(made)]
+    first = 0 if made.status is not Status.OPTIMAL else len(made.reasons) - len(made.actions)
+    return [*lines, *made.reasons[first:]]
 
 
 def _explained(made: Plan) -> list[str]:
@@ -127,6 +138,12 @@ def _explained(made: Plan) -> list[str]:
     lines += [f"cost of {name.replace('_', ' ')}: {value:.4f}" for name, value in asdict(made.cost).items() if value]
     lines += [f"binding: {name}" for name in made.binding]
     if made.alternative is not None:
-        lines.append(f"next best: without {made.alternative.without_tier} {made.alternative.cost:.4f}")
-    lines += [f"one more of {one.limit} would save about {one.saves:.4f}" for one in made.changes]
-    return lines
+        unmet = " and ".join(made.alternative.relaxed)
+        what = f"{unmet} not kept" if unmet else f"{made.alternative.cost:.4f}"
+        lines.append(f"next best: without {made.alternative.without_tier} {what}")
+    return [*lines, *(_changed(one) for one in made.changes)]
+
+
+def _changed(one: Change) -> str:
+    moved = f"{abs(one.by):g} {'more' if one.by > 0 else 'less'} of" if one.by else "doing without"
+    return f"{moved} {one.limit} would save {one.saves:.4f}"

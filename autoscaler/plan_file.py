@@ -6,7 +6,9 @@ The door of `tidegate plan`: pydantic judges the shape, `optimizer.check` the se
 from __future__ import annotations
 
 import json
+import re
 import sys
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,14 @@ from autoscaler.yaml_text import Document, parse
 from optimizer import check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from autoscaler.yaml_text import Place
     from optimizer import Problem
 
 LONGEST = 80
+LONGEST_LINED = 200_000
+"""Characters of a JSON file whose lines are looked up for messages: YAML takes about a second for so many."""
 SHAPES = frozenset({"tuple_type", "too_short", "float_type", "int_type", "float_parsing", "int_parsing"})
 """Complaints about the shape of a value as a whole."""
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
@@ -40,6 +45,8 @@ def load_problem(path: str) -> Problem:
         BadSettings: one sentence per problem: file, line, key, value, and what would be right.
     """
     where = "standard input" if path == "-" else path
+    if path == "-" and sys.stdin is None:
+        raise BadSettings((f"{where}: is closed; give a file, or a problem on standard input",))
     try:
         raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
         text = raw.decode("utf-8-sig")
@@ -53,7 +60,8 @@ def load_problem(path: str) -> Problem:
     try:
         problem = ProblemFile.model_validate(document.values).plain()
     except ValidationError as error:
-        raise BadSettings(tuple(_sentence(detail, document, where) for detail in _telling(error.errors()))) from None
+        lines = document.lines or _lines(text)
+        raise BadSettings(tuple(_sentence(detail, lines, where) for detail in _telling(error.errors()))) from None
     if wrong := check(problem):
         raise BadSettings(tuple(f"{where}: {fault}" for fault in wrong))
     return problem
@@ -67,8 +75,16 @@ def _document(text: str, where: str) -> Document:
         return Document(json.loads(text, object_pairs_hook=_once))  # NaN is judged with its field
     except _NotJsonError as error:
         raise BadSettings((f"{where}: {error}",)) from None
-    except (json.JSONDecodeError, RecursionError):
-        return parse(text, where)  # a YAML flow mapping; if it is neither, YAML names the line
+    except RecursionError:
+        return parse(text, where)  # which tells how deep is too deep
+    except json.JSONDecodeError as error:
+        try:
+            return parse(text, where)  # a YAML flow mapping
+        except BadSettings as other:
+            told = other.problems[0].removeprefix(f"{where}:").lstrip("0123456789: ")
+            told = told.replace("not valid YAML", "nor valid YAML")
+            place = f"{where}:{error.lineno}"
+            raise BadSettings((f"{place}: not valid JSON: {error.msg}, column {error.colno}; {told}",)) from None
     except ValueError:  # Python refuses to read whole numbers of more than 4,300 digits
         raise BadSettings((f"{where}: holds a number with thousands of digits; none may be above 1e12",)) from None
 
@@ -86,12 +102,37 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _lines(text: str) -> Mapping[Place, int]:
+    """The lines of a JSON file, which YAML can read as well; none where it cannot, or would take long."""
+    if len(text) > LONGEST_LINED:
+        return {}
+    try:
+        return parse(text, "").lines
+    except BadSettings:
+        return {}
+
+
+def _shown(value: Any) -> str:
+    """A value as the file has it."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    shown = str(value) if isinstance(value, date) else repr(value)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+
+
+def _right(detail: Any) -> str:
+    """What would be right, without the names that types have inside the program."""
+    message = detail["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("Tuple", "List")
+    message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", message)
+    return str(message.replace(" after validation", ""))
+
+
 def _places(detail: Any) -> Iterator[str | int]:
     """The way to a value without the names pydantic gives to the branches of a union."""
     for part in detail["loc"]:
         if not (
             isinstance(part, str)
-            and (part.startswith(("tuple[", "constrained-", "function-")) or part in {"int", "float"})
+            and (part.startswith(("tuple[", "constrained-", "function-")) or part in {"int", "float", "[key]"})
         ):
             yield part
 
@@ -111,19 +152,17 @@ def _telling(details: Sequence[Any]) -> Iterator[Any]:
             yield detail
 
 
-def _sentence(detail: Any, document: Document, where: str) -> str:
+def _sentence(detail: Any, lines: Mapping[Place, int], where: str) -> str:
     place = tuple(_places(detail))
     ends = range(len(place), 0, -1)
-    line = next((document.lines[place[:end]] for end in ends if place[:end] in document.lines), None)
+    line = next((lines[place[:end]] for end in ends if place[:end] in lines), None)
     origin = f"{where}:{line}" if line else where
     path = ".".join(str(part) for part in place)
-    value = repr(detail["input"])
-    shown = value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…"
-    message = detail["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
+    message = _right(detail)
     if detail["type"] == "extra_forbidden":
         return f"{origin}: {path}: unknown key; `tidegate plan --schema` names them all"
     if detail["type"] == "missing":
         return f"{origin}: {path}: missing, and it has no default"
-    if isinstance(detail["input"], dict):
+    if isinstance(detail["input"], dict) and not detail["type"].endswith("_type"):
         return f"{origin}: {path}: {message}" if path else f"{origin}: {message}"
-    return f"{origin}: {path}: {shown} is not right: {message}"
+    return f"{origin}: {path}: {_shown(detail['input'])} is not right: {message}"

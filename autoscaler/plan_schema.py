@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from autoscaler.plan_schema_supply import (
     MOST,
@@ -13,6 +16,7 @@ from autoscaler.plan_schema_supply import (
     Key,
     OfferFile,
     Positive,
+    Priority,
     Share,
     Some,
     SourceFile,
@@ -43,12 +47,31 @@ from optimizer.startup import Spread, StartUp, faults, waves
 from optimizer.worth import at_quantile
 
 
+def _once(value: Any) -> Any:
+    """Quantiles as a file has them; as numbers each of them is given once."""
+    if isinstance(value, dict):
+        numbers: dict[float, Any] = {}
+        for key in value:
+            try:
+                level = float(str(key).strip())  # a text in JSON, a number in YAML; not true, which counts as 1
+            except ValueError:
+                raise ValueError(f"quantile {key!r} is no number; write 0.9 for the 90th percentile") from None
+            if not 0.0 <= level <= 1.0:
+                raise ValueError(f"quantile {key} must lie between 0 and 1; write 0.9 for the 90th percentile")
+            if level in numbers:
+                raise ValueError(f"quantile {key} is given twice; keep one")
+            numbers[level] = value[key]
+    return value
+
+
 class DemandFile(Strict):
     """Demand from a moment on: one amount, or quantiles of which `rules` choose the planned and the burst one."""
 
     at_s: Amount = 0.0
     amount: Amount | None = Field(None, description="demand, in the pool's own unit")
-    quantiles: dict[float, Amount] | None = Field(None, description="demand by quantile, 0..1")
+    quantiles: Annotated[dict[float, Amount], BeforeValidator(_once)] | None = Field(
+        None, min_length=1, description="demand by quantile, 0..1"
+    )
     burst: Amount | None = Field(None, description="what a burst adds; with quantiles it is read from them")
 
     @model_validator(mode="after")
@@ -56,11 +79,10 @@ class DemandFile(Strict):
         if (self.amount is None) == (self.quantiles is None):
             raise ValueError("give amount or quantiles, one of them")
         if self.quantiles is not None:
-            levels = sorted(self.quantiles.items())
-            if not levels or not all(0 <= quantile <= 1 for quantile, _ in levels):
-                raise ValueError("quantiles must lie between 0 and 1, and there must be one")
-            if [amount for _, amount in levels] != sorted(amount for _, amount in levels):
-                raise ValueError("demand must not fall with its quantile")
+            for (low, less), (high, more) in pairwise(sorted(self.quantiles.items())):
+                if more < less:
+                    told = f"{more:g} at {high:g} is below {less:g} at {low:g}"
+                    raise ValueError(f"demand must not fall with its quantile: {told}")
         return self
 
     def plain(self, planned: float, burst: float) -> Demand:
@@ -102,7 +124,7 @@ class StartUpFile(Strict):
     register_s: Amount = 5.0
     compile_s: Amount = 4.0
     compile_miss_s: Amount = 16.0
-    compiled: bool = False
+    compiled: StrictBool = False
     cache_gb_s: Positive | None = None
     copies: Count = 0
     fan_out: Some = 1
@@ -265,8 +287,8 @@ class RulesFile(Strict):
 
     budget_per_hour: Amount | None = None
     max_gpus_preempted: Count | None = None
-    never_above_priority: int | None = None
-    priority_order: bool = True
+    never_above_priority: Priority | None = None
+    priority_order: StrictBool = True
     disruptions: tuple[DisruptionFile, ...] = ()
     quotas: tuple[QuotaFile, ...] = ()
     cross_share: Share | None = None

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
 MOST = 1_000_000
 
 MOST_AMOUNT = 1e12
 """Amounts above this are mistakes, and would drown all others in the solver, which keeps about 16 digits."""
 
-Amount = Annotated[float, Field(ge=0, le=MOST_AMOUNT, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, le=MOST_AMOUNT, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=MOST, strict=True)]
-Some = Annotated[int, Field(ge=1, le=MOST, strict=True)]
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+
+
+def _number(value: Any) -> Any:
+    """Of texts only what is a number in JSON and in YAML 1.2, and a text in YAML 1.1: 1e3 (there it is 1.0e+3)."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+def _whole(value: Any) -> Any:
+    """2.0 is a whole number: JSON Schema says so, and programs write it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Amount = Annotated[float, Field(ge=0, le=MOST_AMOUNT, allow_inf_nan=False, strict=True), BeforeValidator(_number)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True), BeforeValidator(_number)]
+Positive = Annotated[float, Field(gt=0, le=MOST_AMOUNT, allow_inf_nan=False, strict=True), BeforeValidator(_number)]
+Count = Annotated[int, Field(ge=0, le=MOST, strict=True), BeforeValidator(_whole)]
+Some = Annotated[int, Field(ge=1, le=MOST, strict=True), BeforeValidator(_whole)]
+Priority = Annotated[int, Field(ge=-(10**9), le=10**9, strict=True), BeforeValidator(_whole)]
 Key = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -47,7 +62,7 @@ class GangFile(Strict):
     key: Key
     accelerator: Key
     gpus: Some
-    priority: int = Field(0, ge=-(10**9), le=10**9, strict=True)
+    priority: Priority = 0
     lead_s: Amount = 45.0
     since_checkpoint_s: Amount = 0.0
     requeue_s: Amount = 0.0
@@ -58,7 +73,7 @@ class GangFile(Strict):
     domain: str = ""
     fragment: Some | None = None
     group: str = ""
-    held: bool = False
+    held: StrictBool = False
 
 
 class OfferFile(Strict):

@@ -33,13 +33,15 @@ class _Loader(yaml.SafeLoader):
     """The safe loader, which otherwise lets a later key replace an earlier one and lets ValueErrors through."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
+        seen: set[Hashable] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _refused("a key must be a plain word, not a list or mapping", key)
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+            merge = key.tag == "tag:yaml.org,2002:merge"
+            same: set[Hashable] = {key.value} if merge else {key.value, self.construct_object(key)}  # 0.5 is 0.50
+            if seen & same and not merge:
                 raise _refused(f"key {key.value!r} is given twice; keep one", key)
-            seen.add(key.value)
+            seen |= same
         return super().construct_mapping(node, deep=deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:

@@ -6,6 +6,7 @@ import argparse
 import random
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -145,6 +146,32 @@ def speed(quick: bool) -> None:
         _speed("1000 pools in 50 fleets", [fleet(1000, fleets=50, domains=2)], 15.0, 0.02)
 
 
+def load(limit_s: float = 1.0) -> None:
+    """The same problems alone and beside two busy processes: the plans have to be alike to the byte."""
+    print("\nAlone and beside two busy processes, limit 1 s")
+    print(f"{'problem':38} {'alone s':>8} {'beside s':>8}  plans")
+    rows = [(f"{pools} pools", fleet(pools, seed=seed)) for pools in (5, 10, 20) for seed in (0, 1)]
+    rows.append(("4 pools of pairs", fleet(4, pairs=1.0)))
+    alone = [_timed(problem, limit_s) for _, problem in rows]
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        beside = [_timed(problem, limit_s) for _, problem in rows]
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    for (title, _), (first_s, first), (second_s, second) in zip(rows, alone, beside, strict=True):
+        clocked = any("by the clock" in made.reasons[0] for made in (first, second))
+        verdict = "alike" if repr(first) == repr(second) else "the clock ended one" if clocked else "DIFFERENT"
+        print(f"{title:38} {first_s:8.2f} {second_s:8.2f}  {verdict}")
+
+
+def _timed(problem: Problem, limit_s: float) -> tuple[float, Plan]:
+    began = time.perf_counter()
+    made = plan(problem, Effort(Limits(limit_s, 0.005), alternative=False))
+    return time.perf_counter() - began, made
+
+
 def reference() -> None:
     """Ours against the reference solver's own solutions."""
     if not REFERENCE.is_dir():
@@ -184,6 +211,7 @@ def main() -> None:
     exact(200 if quick else 3000)
     reference()
     speed(quick)
+    load()
     print(f"\nlargest memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 

@@ -9,8 +9,9 @@ plan(Problem((chat,), (free,))).pools["chat"].roles[""].target  # 3: two run, on
 """
 
 from optimizer.actions import Action, Do
+from optimizer.changes import Change
 from optimizer.check import check
-from optimizer.evidence import Change, Cost
+from optimizer.evidence import Cost
 from optimizer.plan import plan
 from optimizer.problem import (
     Convertible,
@@ -37,6 +38,8 @@ from optimizer.problem import (
 from optimizer.result import Alternative, Effort, Plan, PoolPlan, RolePlan, Status
 from optimizer.simple import simple_pool
 from optimizer.solve import Door, Limits
+from optimizer.startup import Spread, StartUp, waves
+from optimizer.state_value import release_price
 
 __all__ = [
     "Action",
@@ -67,11 +70,15 @@ __all__ = [
     "Rules",
     "ServiceClass",
     "Source",
+    "Spread",
+    "StartUp",
     "Status",
     "Tier",
     "Variant",
     "Wave",
     "check",
     "plan",
+    "release_price",
     "simple_pool",
+    "waves",
 ]

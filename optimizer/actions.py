@@ -6,6 +6,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from optimizer.ladder import Held
+from optimizer.lots import EPSILON_S
+from optimizer.places import laid
 from optimizer.problem import Tier
 
 if TYPE_CHECKING:
@@ -60,96 +62,33 @@ class Action(NamedTuple):
     now: bool
 
 
-def batches(numbers: Sequence[int], before: int) -> Iterator[tuple[int, int | None, int]]:
-    """(begin, end, count) of what begins after `before`; what began last ends first, what was there before last."""
-    running: list[list[int]] = [[-1, before]]
-    for i, (now, then) in enumerate(zip(numbers, (before, *numbers), strict=False)):
-        if now > then:
-            running.append([i, now - then])
-        gone = max(0, then - now)
-        while gone:
-            begin, count = running[-1]
-            part = min(gone, count)
-            gone -= part
-            running[-1][1] -= part
-            if not running[-1][1]:
-                running.pop()
-            if begin >= 0:
-                yield begin, i, part
-    yield from ((begin, None, count) for begin, count in running if begin >= 0)
-
-
-class _Places:
-    """Which lot of a shelf each batch of replicas goes to: the first with room for it all along, widest first."""
-
-    def __init__(self, ladder: Ladder, serving: Serving, opened: Open) -> None:
-        self.ladder = ladder
-        self.opened = opened
-        n = len(ladder.points)
-        self.used: dict[int, list[int]] = {}
-        for w, way in enumerate(ladder.ways):
-            if way.shelf is not None and way.held is not Held.SOURCE and len(ladder.shelves[way.shelf].lots) == 1:
-                used = self.used.setdefault(ladder.shelves[way.shelf].lots[0], [0] * n)
-                for i, count in enumerate(serving[w]):
-                    used[i] += count * way.gpus
-
-    def room(self, index: int, width: int, span: range) -> int:
-        """Replicas that fit into a lot in all these periods."""
-        lot = self.ladder.lots[index]
-        if lot.loose and lot.blocks is None:
-            return 10**9
-        used = self.used.setdefault(index, [0] * len(self.ladder.points))
-        blocks = self.opened.get(index)
-        return min((lot.slots(width) * (blocks[i] if blocks else 1) - used[i]) // width for i in span)
-
-    def place(self, shelf: int, width: int, span: range, count: int) -> Iterator[tuple[Lot, int]]:
-        """Lots and how many replicas go to each."""
-        lots = self.ladder.shelves[shelf].lots
-        for index in lots:
-            part = count if len(lots) == 1 else max(0, min(count, self.room(index, width, span)))
-            if part:
-                used = self.used.setdefault(index, [0] * len(self.ladder.points))
-                for i in span:
-                    used[i] += part * width
-                count -= part
-                yield self.ladder.lots[index], part
-        if count:
-            yield self.ladder.lots[lots[0]], count
-
-
 def _replicas(ladder: Ladder, serving: Serving, opened: Open) -> Iterator[Action]:
-    points, places = ladder.points, _Places(ladder, serving, opened)
-    for w in sorted(range(len(ladder.ways)), key=lambda w: (-ladder.ways[w].gpus, w)):
-        way = ladder.ways[w]
-        pool = ladder.problem.pools[way.pool]
-        role = pool.roles[way.role]
-        whose = (pool.key, role.key, role.variants[way.variant].key)
+    for w, way in enumerate(ladder.ways):
         if way.held is not Held.SOURCE:
-            yield from _let_go(ladder, serving[w], w, whose)
-            continue
-        if way.shelf is None:
-            continue
-        for begin, end, count in batches(serving[w], 0):
-            span = range(begin, len(points) if end is None else end)
-            for lot, part in places.place(way.shelf, way.gpus, span, count):
-                do = Do.WAKE if lot.tier is Tier.WAKE else Do.START
-                ahead = way.lead_s if lot.loose else way.occupied_s
-                at_s = max(0.0, points[begin] - ahead)
-                until = None if end is None else points[end]
-                now = ladder.before(begin, way.lead_s) == 0
-                yield Action(
-                    do,
-                    at_s,
-                    points[begin],
-                    until,
-                    *whose,
-                    on=lot.key,
-                    tier=lot.tier,
-                    domain=lot.domain,
-                    replicas=part,
-                    gpus=part * way.gpus,
-                    now=now,
-                )
+            yield from _let_go(ladder, serving[w], w, _whose(ladder, w))
+    for w, begin, end, index, count in laid(ladder, serving, opened):
+        way, lot = ladder.ways[w], ladder.lots[index]
+        do = Do.WAKE if lot.tier is Tier.WAKE else Do.START
+        yield Action(
+            do,
+            max(0.0, ladder.points[begin] - (way.lead_s if lot.loose else way.occupied_s)),
+            ladder.points[begin],
+            ladder.points[end] if end < len(ladder.points) else None,
+            *_whose(ladder, w),
+            on=lot.key,
+            tier=lot.tier,
+            domain=lot.domain,
+            replicas=count,
+            gpus=count * way.gpus,
+            now=ladder.before(begin, way.lead_s) == 0,
+        )
+
+
+def _whose(ladder: Ladder, w: int) -> tuple[str, str, str]:
+    way = ladder.ways[w]
+    pool = ladder.problem.pools[way.pool]
+    role = pool.roles[way.role]
+    return pool.key, role.key, role.variants[way.variant].key
 
 
 def _let_go(ladder: Ladder, numbers: Sequence[int], w: int, whose: tuple[str, str, str]) -> Iterator[Action]:
@@ -178,12 +117,23 @@ def _let_go(ladder: Ladder, numbers: Sequence[int], w: int, whose: tuple[str, st
             )
 
 
-class _Blocks(NamedTuple):
-    on: str
-    tier: Tier
-    domain: str
-    replicas: int
-    gpus: int
+def _runs(points: Sequence[float], numbers: Sequence[int], lot: Lot) -> Iterator[tuple[int, int | None, int]]:
+    """(begin, end, count) of the blocks of a lot; begin is -1 for those held before.
+
+    Those go first whose minimum billing is over, of these what came last.
+    """
+    running = {-1: lot.held}
+    free = {-1: lot.paid_s} | {i: point + lot.min_hold_s for i, point in enumerate(points)}
+    for i, (point, number) in enumerate(zip(points, numbers, strict=True)):
+        surplus = sum(running.values()) - number
+        for begin in sorted(running, key=lambda j: (max(0.0, free[j] - point - EPSILON_S), -j)):
+            part = min(running[begin], max(0, surplus))
+            running[begin] -= part
+            surplus -= part
+            if part:
+                yield begin, i, part
+        running[i] = max(0, -surplus)
+    yield from ((begin, None, count) for begin, count in running.items() if count)
 
 
 def _blocks(ladder: Ladder, opened: Open) -> Iterator[Action]:
@@ -191,19 +141,15 @@ def _blocks(ladder: Ladder, opened: Open) -> Iterator[Action]:
     for index, numbers in opened.items():
         lot = ladder.lots[index]
         do = Do.PREEMPT if lot.tier is Tier.PREEMPT else Do.PROVISION if lot.tier is Tier.PROVISION else Do.START
-        for begin, end, count in batches(numbers, lot.held):
-            at_s = max(0.0, points[begin] - lot.lead_s)
+        whose = ("", "", "", lot.key, lot.tier, lot.domain)
+        for begin, end, count in _runs(points, numbers, lot):
             until = None if end is None else points[end]
-            now = ladder.before(begin, lot.lead_s) == 0
-            whole = _Blocks(lot.key, lot.tier, lot.domain, count, count * lot.block_gpus)
-            yield Action(do, at_s, points[begin], until, "", "", "", *whole, now=now)
-        before = lot.held
-        for i, number in enumerate(numbers):
-            back = before - number
-            before = min(before, number)
-            if back > 0:
-                whole = _Blocks(lot.key, lot.tier, lot.domain, back, back * lot.block_gpus)
-                yield Action(Do.RETURN, points[i], points[i], None, "", "", "", *whole, now=i == 0)
+            size = (count, count * lot.block_gpus)
+            if begin >= 0:
+                at_s, now = max(0.0, points[begin] - lot.lead_s), ladder.before(begin, lot.lead_s) == 0
+                yield Action(do, at_s, points[begin], until, *whose, *size, now)
+            elif until is not None:
+                yield Action(Do.RETURN, until, until, None, *whose, *size, end == 0)
 
 
 def actions(ladder: Ladder, serving: Serving, opened: Open, converted: Sequence[Action]) -> tuple[Action, ...]:

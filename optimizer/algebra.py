@@ -18,6 +18,7 @@ subject to
     stock[l@t]         GPUs occupied <= GPUs of opened blocks, by width where replicas must lie whole in a fragment
     starts[w,i]        x[w,i] - x[w,i-1] <= u[w,i];  kept[w,i]  x[w,i] <= x[w,i-1] of what already exists
     opened, billed     n[l,i] - n[l,i-1] <= b[l,i];  n[l,i] >= blocks opened less than the minimum billing ago
+    rested             a gang given back runs for its minimum before it is taken again
     order              gangs of lower priority go first
     budget, max_gpus_preempted, disruption, quota, waves   sums over pools at every time point
 
@@ -43,7 +44,7 @@ from optimizer.limits import (
     define_stock,
     define_waves,
 )
-from optimizer.lots import paired
+from optimizer.lots import EPSILON_S, paired
 from optimizer.model import Model, gives, role_name
 from optimizer.problem import HOUR_S, Rule
 from optimizer.program import INF
@@ -97,22 +98,41 @@ def define_blocks(model: Model) -> None:
         opened, bought = [], []
         for i, (point, span) in enumerate(zip(ladder.points, ladder.hours, strict=True)):
             upper = min(most, lot.held) if i < lot.ready else most
-            lower = lot.held if point < lot.paid_s - 1e-6 else 0
+            lower = lot.held if point < lot.paid_s - EPSILON_S else 0
             opened.append(
                 program.column(f"n[{lot.key},{i}]", upper=upper, lower=lower, cost=lot.hold_price * span, whole=True)
             )
             left = max(0.0, lot.min_hold_s - (ladder.problem.horizon_s - point))
             price = lot.open_price + lot.hold_price * left / HOUR_S
-            bought.append(program.column(f"b[{lot.key},{i}]", cost=price))
+            early = i < lot.ready or (lot.held and point < lot.rest_s - EPSILON_S)
+            bought.append(program.column(f"b[{lot.key},{i}]", upper=0.0 if early else INF, cost=price))
             earlier = [(opened[i - 1], -1.0)] if i else []
             terms = ((opened[i], 1.0), *earlier, (bought[i], -1.0))
             program.row(f"opened[{lot.key},{i}]", terms, most=0.0 if i else lot.held)
-        for i, point in enumerate(ladder.points if lot.min_hold_s > 0 else ()):
-            young = [j for j in range(i + 1) if point < ladder.points[j] + lot.min_hold_s - 1e-6]
-            if young:
-                terms = ((opened[i], 1.0), *((bought[j], -1.0) for j in young))
-                program.row(f"billed[{lot.key},{i}]", terms, least=0.0)
         model.opened[index], model.bought[index] = opened, bought
+        _define_billing(model, index)
+        _define_rest(model, index)
+
+
+def _define_billing(model: Model, index: int) -> None:
+    """`billed`: blocks bought less than the minimum billing ago stay, beside those that are paid for already."""
+    lot, points = model.ladder.lots[index], model.ladder.points
+    for i, point in enumerate(points if lot.min_hold_s > 0 else ()):
+        young = [j for j in range(i + 1) if point < points[j] + lot.min_hold_s - EPSILON_S]
+        if young:
+            paid = lot.held if point < lot.paid_s - EPSILON_S else 0
+            terms = ((model.opened[index][i], 1.0), *((model.bought[index][j], -1.0) for j in young))
+            model.program.row(f"billed[{lot.key},{i}]", terms, least=paid)
+
+
+def _define_rest(model: Model, index: int) -> None:
+    """`rested`: a gang that was given back is taken again only after it had its requeue, minimum run and lead time."""
+    lot, points = model.ladder.lots[index], model.ladder.points
+    for i in range(2, len(points) if lot.rest_s > 0 else 0):
+        near = [j for j in range(i - 1) if points[i] - points[j + 1] < lot.rest_s - EPSILON_S]
+        if near:
+            terms = [*((model.opened[index][j], 1.0) for j in near), (model.bought[index][i], float(len(near)))]
+            model.program.row(f"rested[{lot.key},{i}]", terms, most=float(len(near)))
 
 
 def define_shortage(model: Model) -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optimizer.actions import Action, Do, batches
+from optimizer.actions import Action, Do
+from optimizer.answer import steps_of
 from optimizer.evidence import Cost
+from optimizer.places import batches
 from optimizer.problem import Tier
 from optimizer.result import Answer, Hint, PoolPlan, RolePlan, Status
 
@@ -63,7 +65,7 @@ def _role(group: Group, n: int, now: NDArray[np.int64], variant: str) -> RolePla
     target = kept + starting + taken
     there = group.kept[n] + group.awaited[n] + np.minimum(group.taken[n], now).sum(axis=1)
     at_once = max(kept + starting, int(there.max()))
-    return RolePlan(target, kept, current - kept, starting, 0, taken, {variant: target}, at_once)
+    return RolePlan(target, kept, current - kept, starting, 0, taken, MappingProxyType({variant: target}), at_once)
 
 
 def _moves(frame: Frame, group: Group, n: int, pool: Pool, left: dict[str, int]) -> Iterator[Action]:
@@ -123,13 +125,12 @@ def _plans(problem: Problem, frame: Frame, group: Group) -> Iterator[PoolPlan]:
         ]
         now[:, s] = begun[:, due, s].sum(axis=1)
     lacking = group.lacking
-    short = np.asarray(lacking.any(axis=1))
     for n, p in enumerate(group.pools):
         pool = problem.pools[p]
         role = pool.roles[0]
         wanted = _role(group, n, now[n], role.variants[0].key)
-        lack = zip(frame.points, lacking[n].tolist(), strict=True) if short[n] else ()
-        yield PoolPlan(pool.key, {role.key: wanted}, tuple((at_s, amount) for at_s, amount in lack if amount > 0))
+        lack = steps_of(frame.points, lacking[n].tolist())
+        yield PoolPlan(pool.key, MappingProxyType({role.key: wanted}), lack)
 
 
 def _next(frame: Frame) -> float:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from optimizer.actions import Action, Do, actions
-from optimizer.evidence import binding, changes, cost
+from optimizer.evidence import binding, cost
 from optimizer.ladder import Held
 from optimizer.problem import Tier
 from optimizer.relax import given_way
@@ -35,7 +35,8 @@ def names(steps: Ladder) -> list[tuple[str, ...]]:
     return found
 
 
-def _allocation(model: Model, values: Sequence[float]) -> tuple[Serving, Open]:
+def allocation(model: Model, values: Sequence[float]) -> tuple[Serving, Open]:
+    """Replicas of every way in each period, and open blocks of every lot."""
     n = len(model.ladder.points)
     serving = tuple(
         (0,) * (n - len(columns)) + tuple(round(values[column]) for column in columns) for columns in model.serving
@@ -78,16 +79,24 @@ def _ordered_now(steps: Ladder, w: int, numbers: Sequence[int]) -> int:
     return total
 
 
+def steps_of(points: Sequence[float], amounts: Sequence[float]) -> tuple[tuple[float, float], ...]:
+    """What is lacking as steps: where there is any, and where it ends."""
+    found: list[tuple[float, float]] = []
+    for point, amount in zip(points, amounts, strict=True):
+        if amount > TOLERANCE:
+            found.append((point, amount))
+        elif found and found[-1][1]:
+            found.append((point, 0.0))
+    return tuple(found)
+
+
 def _pool_plans(model: Model, values: Sequence[float], serving: Serving) -> dict[str, PoolPlan]:
     found = {}
     for p, pool in enumerate(model.ladder.problem.pools):
-        lacking = []
-        for point, columns in zip(model.ladder.points, model.lacking[p], strict=True):
-            amount = sum(values[column] for column in columns)
-            if amount > TOLERANCE:
-                lacking.append((point, amount))
+        amounts = [sum(values[column] for column in columns) for columns in model.lacking[p]]
+        lacking = steps_of(model.ladder.points, amounts)
         roles = {role.key: _role_plan(model, serving, p, r) for r, role in enumerate(pool.roles)}
-        found[pool.key] = PoolPlan(pool.key, MappingProxyType(roles), tuple(lacking))
+        found[pool.key] = PoolPlan(pool.key, MappingProxyType(roles), lacking)
     return found
 
 
@@ -119,11 +128,10 @@ def answered(
     gap: float | None,
     gave: tuple[str, ...],
     reason: str,
-    with_changes: bool,
 ) -> Answer:
     """The answer a point of the program stands for."""
     steps = model.ladder
-    serving, opened = _allocation(model, values)
+    serving, opened = allocation(model, values)
     return Answer(
         status=status,
         gap=gap,
@@ -137,5 +145,4 @@ def answered(
             MappingProxyType(dict(zip(names(steps), serving, strict=True))),
             MappingProxyType({steps.lots[index].key: numbers for index, numbers in opened.items()}),
         ),
-        changes=changes(model) if with_changes else (),
     )

@@ -299,8 +299,8 @@ def _share_of_minimum(unit: Unit, i: int, periods: int) -> float:
 
 def _up(value: Floats, v: int, price: Floats) -> None:
     """In place, the least of each state and those with fewer replicas of a variant, plus the difference in price."""
-    view = np.moveaxis(value, v, 0)
-    if view[:1].size < SHORT:
+    view = value.swapaxes(v, 0)
+    if view[0].size < SHORT:
         lift = price.reshape((len(price), *(1,) * (value.ndim - 2), price.shape[-1]))
         view[...] = np.minimum.accumulate(view - lift, axis=0) + lift
         return
@@ -312,10 +312,10 @@ def _up(value: Floats, v: int, price: Floats) -> None:
 
 def _down(value: Floats, v: int, price: Floats) -> None:
     """In place, the least of each state and those with more replicas of a variant, less the difference in price."""
-    view = np.moveaxis(value, v, 0)[::-1]
+    view = value.swapaxes(v, 0)[::-1]
     if price.any():
         _up(value[(*(slice(None),) * v, slice(None, None, -1))], v, price[::-1])
-    elif view[:1].size < SHORT:
+    elif view[0].size < SHORT:
         view[...] = np.minimum.accumulate(view, axis=0)
     else:
         for k in range(len(view) - 1):

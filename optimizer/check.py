@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from itertools import pairwise
-from numbers import Integral
-from typing import TYPE_CHECKING
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, TypeGuard
 
 from optimizer.problem import HOUR_S, Rule, Tier
+from optimizer.shape import misshapen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,20 +28,32 @@ def _count(value: object, least: int = 0) -> bool:
     return type(value) is not bool and isinstance(value, Integral) and least <= int(value) <= MOST
 
 
-def _amount(value: float) -> bool:
-    return 0.0 <= value < math.inf
+def _number(value: object) -> TypeGuard[float]:
+    """Whether the value is a number; true is none."""
+    if type(value) is float or type(value) is int:  # nearly always, and ten times as quick
+        return True
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _amounts(name: str, fields: Iterable[tuple[str, float | None]]) -> Iterator[str]:
+def _amount(value: object) -> TypeGuard[float]:
+    return _number(value) and 0.0 <= value < math.inf
+
+
+def _amounts(name: str, fields: Iterable[tuple[str, object]]) -> Iterator[str]:
     for field, value in fields:
-        if value is not None and not 0.0 <= value < math.inf:
-            yield f"{name}: {field} {value} must be finite and not negative"
+        if not _amount(value):
+            yield f"{name}: {field} {value!r} must be a finite number and not negative"
+
+
+def _given(*fields: tuple[str, object]) -> Iterator[tuple[str, object]]:
+    """The fields that are not left open."""
+    return (field for field in fields if field[1] is not None)
 
 
 def _counts(name: str, fields: Iterable[tuple[str, object, int]]) -> Iterator[str]:
     for field, value, least in fields:
         if not _count(value, least):
-            yield f"{name}: {field} {value} must be a whole number from {least} to {MOST}"
+            yield f"{name}: {field} {value!r} must be a whole number from {least} to {MOST}"
 
 
 def _twice(kind: str, keys: Iterable[str], *, named: bool = True) -> Iterator[str]:
@@ -57,9 +70,9 @@ def _check_demand(name: str, pool: Pool) -> Iterator[str]:
     previous = -1.0
     for at_s, amount, burst in pool.demand:
         if not _amount(at_s) or at_s <= previous:
-            yield f"{name}: demand time {at_s} must be finite, not negative and after the one before"
+            yield f"{name}: demand time {at_s!r} must be finite, not negative and after the one before"
         yield from _amounts(name, ((f"demand at {at_s} s", amount), (f"burst at {at_s} s", burst)))
-        previous = at_s
+        previous = at_s if _amount(at_s) else previous
 
 
 def _check_group(name: str, group: Replicas, suppliers: frozenset[str], domains: frozenset[str]) -> Iterator[str]:
@@ -73,15 +86,18 @@ def _check_group(name: str, group: Replicas, suppliers: frozenset[str], domains:
 
 
 def _check_variant(name: str, variant: Variant, pool: Pool) -> Iterator[str]:
-    if not (math.isfinite(variant.capacity) and variant.capacity > 0):
-        yield f"{name}: capacity {variant.capacity} must be finite and above 0"
+    if not (_amount(variant.capacity) and variant.capacity > 0):
+        yield f"{name}: capacity {variant.capacity!r} must be a finite number above 0"
     yield from _counts(name, (("gpus", variant.gpus, 1),))
     yield from _amounts(name, (("price_per_gpu_hour", variant.price_per_gpu_hour),))
     for wave in variant.waves:
         if wave.replicas is not None:
             yield from _counts(name, (("wave replicas", wave.replicas, 0),))
         yield from _amounts(name, (("wave start_s", wave.start_s),))
-    if [wave.start_s for wave in variant.waves] != sorted(wave.start_s for wave in variant.waves):
+    if not variant.waves:
+        yield f"{name}: waves are empty; give at least one, as Wave(None, seconds)"
+    starts = [wave.start_s for wave in variant.waves if _amount(wave.start_s)]
+    if starts != sorted(starts):
         yield f"{name}: waves must be given fastest first"
     turn = variant.convertible
     if turn is not None:
@@ -89,7 +105,7 @@ def _check_variant(name: str, variant: Variant, pool: Pool) -> Iterator[str]:
         yield from _amounts(f"{name}: convertible", fields)
         if turn.role not in {role.key for role in pool.roles}:
             yield f"{name}: converts to role {turn.role!r}, which the pool has not"
-        if turn.lost > variant.capacity:
+        if _amount(turn.lost) and _amount(variant.capacity) and turn.lost > variant.capacity:
             yield f"{name}: convertible lost {turn.lost} is above its capacity {variant.capacity}"
 
 
@@ -97,8 +113,8 @@ def _check_role(name: str, role: Role) -> Iterator[str]:
     if not role.variants:
         yield f"{name}: has no variants; give at least one"
     yield from _counts(name, (("minimum", role.minimum, 0), ("maximum", role.maximum, 0)))
-    yield from _amounts(name, (("wake_target_s", role.wake_target_s),))
-    if role.minimum > role.maximum:
+    yield from _amounts(name, _given(("wake_target_s", role.wake_target_s)))
+    if _count(role.minimum) and _count(role.maximum) and role.minimum > role.maximum:
         yield f"{name}: minimum {role.minimum} is above maximum {role.maximum}"
     yield from _twice(f"{name}: variant", (variant.key for variant in role.variants), named=False)
 
@@ -108,7 +124,7 @@ def _check_ratios(name: str, pool: Pool) -> Iterator[str]:
     for ratio in pool.ratios:
         if {ratio.role, ratio.per} - roles:
             yield f"{name}: ratio of {ratio.role!r} per {ratio.per!r} names a role the pool has not"
-        if not (_amount(ratio.least) and math.isfinite(ratio.most) and ratio.least <= ratio.most):
+        if not (_amount(ratio.least) and _amount(ratio.most) and ratio.least <= ratio.most):
             yield f"{name}: ratio from {ratio.least} to {ratio.most} must ascend from at least 0"
 
 
@@ -119,7 +135,8 @@ def _check_pool(
     yield from _check_demand(name, pool)
     if not pool.roles:
         yield f"{name}: has no roles; give at least one"
-    if not pool.classes or abs(math.fsum(c.share for c in pool.classes) - 1.0) > SHARE_SLACK:
+    shares = [one.share for one in pool.classes if _amount(one.share)]
+    if abs(math.fsum(shares) - 1.0) > SHARE_SLACK:
         yield f"{name}: the shares of its classes must add up to 1"
     for one in pool.classes:
         yield from _amounts(
@@ -157,7 +174,10 @@ def _check_source(source: Source, pools: frozenset[str]) -> Iterator[str]:
     yield from _counts(name, (("granularity", source.granularity, 1),))
     fields = (("lead_s", source.lead_s), ("one_off_price", source.one_off_price))
     yield from _amounts(name, (*fields, ("price_per_gpu_hour", source.price_per_gpu_hour)))
-    if source.tier is Tier.CONVERT:
+    tier: object = source.tier
+    if not isinstance(tier, Tier):
+        yield f"{name}: tier {tier!r} must be one of {', '.join(str(tier) for tier in Tier)}, as a Tier"
+    elif tier is Tier.CONVERT:
         yield f"{name}: tier convert has no GPUs of its own; make variants convertible instead"
     for key in source.only_for:
         if key not in pools:
@@ -167,6 +187,8 @@ def _check_source(source: Source, pools: frozenset[str]) -> Iterator[str]:
 def _check_gang(gang: Gang) -> Iterator[str]:
     name = f"gang {gang.key!r}"
     yield from _counts(name, (("gpus", gang.gpus, 1), *([("fragment", gang.fragment, 1)] if gang.fragment else [])))
+    if not _number(gang.priority) or math.isnan(gang.priority):
+        yield f"{name}: priority {gang.priority!r} must be a number"
     seconds = ("lead_s", "since_checkpoint_s", "requeue_s", "price_per_gpu_hour", "min_run_s", "ran_s", "repreemptions")
     yield from _amounts(name, ((field, getattr(gang, field)) for field in seconds))
 
@@ -183,11 +205,15 @@ def _check_offer(offer: Offer) -> Iterator[str]:
 
 
 def _check_rules(rules: Rules, pools: frozenset[str]) -> Iterator[str]:
-    yield from _amounts("rules", (("budget_per_hour", rules.budget_per_hour), ("churn_price", rules.churn_price)))
+    budget = _given(("budget_per_hour", rules.budget_per_hour))
+    yield from _amounts("rules", (*budget, ("churn_price", rules.churn_price)))
     if rules.max_gpus_preempted is not None:
         yield from _counts("rules", (("max_gpus_preempted", rules.max_gpus_preempted, 0),))
-    if rules.cross_share is not None and not 0.0 <= rules.cross_share <= 1.0:
-        yield f"rules: cross_share {rules.cross_share} must lie between 0 and 1"
+    cutoff = rules.never_above_priority
+    if cutoff is not None and not _number(cutoff):
+        yield f"rules: never_above_priority {cutoff!r} must be a number"
+    if rules.cross_share is not None and not (_amount(rules.cross_share) and rules.cross_share <= 1.0):
+        yield f"rules: cross_share {rules.cross_share!r} must lie between 0 and 1"
     for limit in rules.disruptions:
         yield from _counts(f"rules: disruption of {limit.group!r}", (("most", limit.most, 0),))
     for quota in rules.quotas:
@@ -244,6 +270,10 @@ def _check_widths(problem: Problem) -> Iterator[str]:
 
 def check(problem: Problem) -> tuple[str, ...]:
     """Name every inconsistency of the problem, one sentence each; empty when there is none."""
+    return tuple(misshapen(problem)) or _inconsistent(problem)
+
+
+def _inconsistent(problem: Problem) -> tuple[str, ...]:
     keys = frozenset(pool.key for pool in problem.pools)
     supply: list[Source | Gang | Offer] = [*problem.sources, *problem.gangs, *problem.offers]
     suppliers = frozenset(one.key for one in supply)
@@ -263,12 +293,12 @@ def check(problem: Problem) -> tuple[str, ...]:
     for offer in problem.offers:
         faults.extend(_check_offer(offer))
     for domain in problem.domains:
-        faults.extend(_amounts(f"domain {domain.key!r}", (("link", domain.link),)))
+        faults.extend(_amounts(f"domain {domain.key!r}", _given(("link", domain.link))))
     for one in supply:
         if one.domain and domains and one.domain not in domains:
             faults.append(f"{one.key!r} lies in {one.domain!r}, which is no domain")
-    if not (math.isfinite(problem.horizon_s) and 0 < problem.horizon_s <= 1000 * HOUR_S):
-        faults.append(f"horizon_s {problem.horizon_s} must be above 0 and at most {1000 * HOUR_S:g}")
+    if not (_amount(problem.horizon_s) and 0 < problem.horizon_s <= 1000 * HOUR_S):
+        faults.append(f"horizon_s {problem.horizon_s!r} must be a number above 0 and at most {1000 * HOUR_S:g}")
     if any(not _amount(at) for at in problem.points_s) or list(problem.points_s) != sorted(set(problem.points_s)):
         faults.append("points_s must be finite, not negative and ascending")
     return tuple(faults) or tuple(_check_held(problem)) + tuple(_check_widths(problem))

@@ -6,11 +6,12 @@ as what it costs to begin), and the step is repeated as often as its gain stays 
 
 from __future__ import annotations
 
+from itertools import accumulate
 from operator import truediv
 from typing import TYPE_CHECKING, NamedTuple
 
-from optimizer.actions import batches
 from optimizer.ladder import Held
+from optimizer.places import batches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,14 @@ class Offered(NamedTuple):
     capacity: float
 
 
+class Worth(NamedTuple):
+    """What one more replica of some capacity gains in each period, in all from each on, and at most per hour."""
+
+    gains: list[float]
+    totals: list[float]
+    rates: list[float]
+
+
 class Climb:
     """The climb of one role of one pool."""
 
@@ -66,10 +75,13 @@ class Climb:
         self.barred: set[int] = set()
         self.offered: list[Offered] = []
         self.open: list[Offered] | None = None
-        self.worth: dict[float, list[float]] = {}
-        self.most: dict[tuple[float, int], tuple[float, float]] = {}
+        self.left: dict[int, list[Offered]] = {}
+        self.edges: list[tuple[tuple[float, float, float], ...]] = []
+        self.backwards: tuple[float, ...] = ()
+        self.worth: dict[float, Worth] = {}
         self.steps: dict[int, Step | None] = {}
         self.floor: list[float] = []
+        self.last: Offered | None = None
 
     def within(self, domain: str, segments: Sequence[Sequence[Segment]]) -> Climb:
         """The same role on its ways in one domain only, for what is wanted there."""
@@ -85,34 +97,35 @@ class Climb:
         other.ways = [w for w, shelf in shelves if shelf is None or ladder.shelves[shelf].loose]
         return other
 
-    def _gain(self, capacity: float, i: int) -> float:
-        """Worth of one more replica in a period."""
-        total = edge = 0.0
-        have = self.have[i]
-        more = have + capacity
-        for width, price in self.segments[i]:
-            low, edge = edge, edge + width
-            if edge > have:
-                total += (min(more, edge) - max(have, low)) * price
-                if edge >= more:
-                    break
-        return total * self.state.ladder.hours[i]
-
     def gains(self, capacity: float) -> list[float]:
         """Worth of one more replica in each period."""
+        return self._worth(capacity).gains
+
+    def _worth(self, capacity: float) -> Worth:
         if capacity not in self.worth:
-            self.worth[capacity] = [self._gain(capacity, i) for i in range(len(self.have))]
+            hours = self.state.ladder.hours
+            if not self.edges:
+                self.edges = [_edges(some, span) for some, span in zip(self.segments, hours, strict=True)]
+                self.backwards = hours[::-1]
+            gains = [_gain(capacity, have, edges) for have, edges in zip(self.have, self.edges, strict=True)]
+            self.worth[capacity] = self._summed(gains)
         return self.worth[capacity]
+
+    def _summed(self, gains: list[float]) -> Worth:
+        rates = map(truediv, reversed(gains), self.backwards)
+        return Worth(gains, [*accumulate(reversed(gains))][::-1], [*accumulate(rates, max)][::-1])
 
     def _add(self, begin: int, end: int, capacity: float) -> None:
         """More capacity in some periods, and what another replica is worth with it."""
-        for i in range(begin, end):
-            self.have[i] += capacity
-        for each, gains in self.worth.items():
-            for i in range(begin, end):
+        have, edges, span = self.have, self.edges, range(begin, end)
+        for i in span:
+            have[i] += capacity
+        for each, worth in self.worth.items():
+            gains = worth.gains
+            for i in span:
                 if gains[i]:
-                    gains[i] = self._gain(each, i)
-        self.most.clear()
+                    gains[i] = _gain(each, have[i], edges[i])
+            self.worth[each] = self._summed(gains)
         self.steps.clear()
 
     def _lift_bars(self) -> None:
@@ -135,13 +148,23 @@ class Climb:
     def _offers(self) -> list[Offered]:
         """The ways that are not used up; of those alike the first stands for all."""
         if self.open is None:
-            self.open = []
-            seen: set[int] = set()
+            self.left = {}
             for one in self._all():
-                if one.kind not in seen and one.way not in self.barred and not self.state.full(one.way):
-                    seen.add(one.kind)
-                    self.open.append(one)
+                if one.way not in self.barred and not self.state.full(one.way):
+                    self.left.setdefault(one.kind, []).append(one)
+            self.open = [some[0] for some in self.left.values()]
         return self.open
+
+    def _use_up(self, w: int) -> None:
+        """Offer a way no more."""
+        for kind, some in self.left.items() if self.open is not None else ():
+            if some[0].way == w:
+                del some[0]
+                if not some:
+                    del self.left[kind]
+                self.open = sorted([some[0] for some in self.left.values()])
+                return
+        self.open = None
 
     def best_interval(self, offered: Offered, gains: Sequence[float]) -> Step | None:
         """The periods in which one more replica of this way is worth most after its price."""
@@ -153,8 +176,9 @@ class Climb:
         for i in range(first, len(costs)):
             if later and value < -once:
                 begin, value, gain = i, -once, 0.0
-            value += gains[i] - costs[i]
-            gain += gains[i]
+            more = gains[i]
+            value += more - costs[i]
+            gain += more
             if value > most:
                 most, best_begin, best_end, best_gain = value, begin, i + 1, gain
         return Step(offered.way, best_begin, best_end, 1, best_gain, best_gain - most) if best_end else None
@@ -163,39 +187,47 @@ class Climb:
         """The step with the lowest price per gain; None when nothing pays.
 
         A way is passed over where even all its gains together, each at the price of the best, would cost no less per
-        gain than the step chosen so far.
+        gain than the step chosen so far. What was chosen last is looked at first: it mostly is the best again, and
+        then nearly all others can be passed over.
         """
-        chosen: Step | None = None
-        limit = float("inf")
         offers, floor, steps = self._offers(), self.floor, self.steps
+        chosen: Step | None = None
+        last: Offered | None = None
+        limit = float("inf")
+        if self.last is not None and self.last.kind in self.left:
+            known = self._step(self.left[self.last.kind][0])
+            limit = _ratio(known) if known is not None else limit
         for offered in offers:
             kind = offered.kind
             if floor[kind] > limit:
                 continue
             if kind not in steps:
-                gains = self.gains(offered.capacity)
                 if offered.hourly >= 0.0:
-                    floor[kind] = self._least(offered, gains)
-                    if floor[kind] > limit:
+                    _, totals, rates = self.worth.get(offered.capacity) or self._worth(offered.capacity)
+                    rate = rates[offered.first]
+                    if rate <= 0.0:
+                        floor[kind] = float("inf")
                         continue
-                steps[kind] = self.best_interval(offered, gains)
+                    floor[kind] = least = offered.once / totals[offered.first] + offered.hourly / rate
+                    if least > limit:
+                        continue
+                self._step(offered)
             step = steps[kind]
             if step is not None and (chosen is None or step.price * chosen.gain < chosen.price * step.gain - 1e-12):
-                chosen = step if step.way == offered.way else step._replace(way=offered.way)
-                limit = -float("inf")
-                if step.gain > 0.0:
-                    limit = (step.price + MARGIN * abs(step.price)) / step.gain
+                chosen, last = step, offered
+                ratio = _ratio(step)
+                limit = min(limit, ratio)
+        self.last = last
+        if chosen is not None and last is not None and chosen.way != last.way:
+            return chosen._replace(way=last.way)
         return chosen
 
-    def _least(self, offered: Offered, gains: Sequence[float]) -> float:
-        """No interval of a way costs less than this per gain, now or later: gains only fall."""
-        key = (offered.capacity, offered.first)
-        if key not in self.most:
-            some = gains[offered.first :]
-            rates = map(truediv, some, self.state.ladder.hours[offered.first :])
-            self.most[key] = sum(some), max(rates, default=0.0)
-        total, rate = self.most[key]
-        return offered.once / total + offered.hourly / rate if rate > 0.0 else float("inf")
+    def _step(self, offered: Offered) -> Step | None:
+        """The best step of a way."""
+        kind = offered.kind
+        if kind not in self.steps:
+            self.steps[kind] = self.best_interval(offered, self.gains(offered.capacity))
+        return self.steps[kind]
 
     def stride(self, step: Step) -> int:
         """How often the step can be repeated before its gain changes."""
@@ -217,11 +249,11 @@ class Climb:
         granted = self.state.take(step.way, step.begin, step.end, count, step.gain * count)
         if not granted:
             self.barred.add(step.way)
-            self.open = None
+            self._use_up(step.way)
         else:
             self._add(step.begin, step.end, granted * self.state.ladder.ways[step.way].capacity)
             if self.state.full(step.way):
-                self.open = None
+                self._use_up(step.way)
         return granted
 
     def await_firm(self) -> None:
@@ -279,3 +311,30 @@ class Climb:
         """Step while it pays."""
         while (step := self.next()) is not None:
             self.take(step, self.stride(step))
+
+
+def _edges(segments: Sequence[Segment], hours: float) -> tuple[tuple[float, float, float], ...]:
+    """Where each segment begins and ends, and what a unit of it is worth in a period."""
+    found, edge = [], 0.0
+    for width, price in segments:
+        found.append((edge, edge + width, price * hours))
+        edge += width
+    return tuple(found)
+
+
+def _gain(capacity: float, have: float, edges: Sequence[tuple[float, float, float]]) -> float:
+    """Worth of one more replica in a period in which there is so much."""
+    total = 0.0
+    more = have + capacity
+    for low, edge, price in edges:
+        if edge > have:
+            begin = max(low, have)
+            if edge >= more:
+                return total + (more - begin) * price
+            total += (edge - begin) * price
+    return total
+
+
+def _ratio(step: Step) -> float:
+    """Price per gain above which no other step is better, with a margin against rounding."""
+    return (step.price + MARGIN * abs(step.price)) / step.gain if step.gain > 0.0 else -float("inf")

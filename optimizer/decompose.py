@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from optimizer.batch import Batch, batched
-from optimizer.ladder import Held
 from optimizer.master import Master
-from optimizer.pricing import Pricer
-from optimizer.settle import Choice, Settled, Settling, alike, shared_out
+from optimizer.pricing import Pricer, paths_of
 from optimizer.units import kinds_of, units
+from optimizer.whole import Plans, again, near, settled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,10 +32,14 @@ if TYPE_CHECKING:
     from optimizer.pricing import Path, Prices
     from optimizer.solve import Limits
     from optimizer.units import Unit
+    from optimizer.watch import Watch
 
     Floats = NDArray[np.float64]
 
-SMOOTHING = 0.5
+SMOOTHING, AT_FIRST = 0.5, 0.2
+"""The share of the best prices so far in the next; less as long as the bound is `FAR` from the cost, for which the best
+so far are not worth much: on made-up fleets that saves two rounds of ten."""
+FAR = 0.05
 MOST_ROUNDS = 40
 SHARE_OF_TIME = 0.3
 """Of the time limit, for finding prices."""
@@ -49,37 +52,37 @@ CLOSE = 0.1
 """Prices are good enough once the bound is this share of the wanted gap from what the master program costs."""
 LITTLE = 0.01
 """Share of the wanted gap by which a round without new paths has to raise the bound to be worth another."""
+STALLED, SLOW = 3, 0.05
+"""Rounds in which the bound has to rise by this share of the wanted gap; else it will hardly rise any more."""
 SPARE = 0.1
 """Share of the wanted gap that the last step leaves to rounding."""
-TINY = 1e-6
-HALF = 0.5
-FIRST = 2
-"""Paths of each unit with which the master program begins."""
-SHARE_TO_DECIDE = 0.08
-"""Of the time limit, for giving units their paths one after the other."""
-MOST_CHOICES = 400
-"""Paths among which the last step chooses, beside those that the units follow already."""
+AT_ONCE = 4
+"""Pools planned anew while there are other plans to look at: mostly a few hold all there is to gain."""
 FEW = 6
 """Units up to which the solver makes more of the time than settling again."""
-MOST_NEAR = 3
-"""Paths of a unit for which others near them are looked at too."""
-SHARE_TO_FOLLOW = 0.1
-"""Of the time limit, for paths that suit the blocks of the first plan."""
 
 
 class Apart(NamedTuple):
-    """What taking a problem apart found: no plan costs less than `bound`; `guide` are replicas and blocks of one."""
+    """What taking a problem apart found: no plan costs less than `bound`; `guide` are replicas and blocks of one.
+
+    `values` are a point of the program that came of it; None where the guide keeps not all rows.
+    """
 
     bound: float
     guide: tuple[Serving, Open] | None
+    values: list[float] | None = None
 
 
-class _Pricing:
+class Pricing:
     """Prices of all units together: their bound, and paths worth adding."""
 
     def __init__(self, model: Model, found: Sequence[Unit], rows: Mapping[int, int]) -> None:
         self.pricers = [Pricer(model, unit, rows) for unit in found]
         self.batches = [Batch(model, found, some, rows) for some in batched(found, len(model.ladder.points))]
+        self.rows = rows
+        self.least = np.zeros(len(found))
+        self.best: tuple[Prices, Floats] | None = None
+        """Prices of the best bound, and the least that each unit costs at them."""
 
     def cheapest(self, prices: Prices) -> tuple[float, list[tuple[int, Path]]]:
         """The least that all units cost at these prices, and paths near it that were not named before, by unit."""
@@ -88,6 +91,7 @@ class _Pricing:
         for batch in self.batches:
             least, counts = batch.cheapest(prices)
             total += float(least.sum())
+            self.least[batch.numbers] = least
             for n, mine in zip(batch.numbers, counts.tolist(), strict=True):
                 paths.extend((n, path) for path in self.pricers[n].paths(tuple(map(tuple, mine)), prices))
         return total, sorted(paths, key=itemgetter(0))
@@ -98,152 +102,54 @@ class _Pricing:
         seconds = SECONDS_PER_UNIT * len(self.pricers) + SECONDS_PER_STATE * entries
         return min(MOST_ROUNDS, int(limits.time_s * share / seconds))
 
+    def loss(self, n: int, path: Path) -> float:
+        """What a path of a unit costs beyond the unit's cheapest, at the best prices known."""
+        if self.best is None:
+            return path.cost
+        prices, least = self.best
+        pricer = self.pricers[n]
+        ladder = pricer.model.ladder
+        total = path.cost - float(least[n])
+        for w, counts in path.kept.items():
+            own = ladder.ways[w].hour_price * np.asarray(ladder.hours)
+            total += float(np.where(counts, counts * (prices.existing[self.rows[w]] - own), 0.0).sum())
+        for kind, counts in zip(pricer.unit.kinds, path.new, strict=True):
+            if kind is not None and any(counts):
+                begun = np.maximum(np.diff(counts, prepend=0), 0)
+                total += float(counts @ prices.hold[kind] + begun @ prices.start[kind])
+        return total
 
-def _begin(model: Model, pricers: Sequence[Pricer], serving: Serving) -> list[tuple[int, Path]]:
-    """The paths of a whole plan, with which the master program has an answer to begin with."""
-    ladder = model.ladder
-    found = []
-    for n, pricer in enumerate(pricers):
-        unit = pricer.unit
-        kept = {w: serving[w] for group in unit.groups for w in group}
-        new = [[0] * len(ladder.points) for _ in unit.capacity]
-        for w in model.of_role(unit.pool, unit.role):
-            way = ladder.ways[w]
-            if way.held is Held.SOURCE:
-                new[way.variant] = [a + b for a, b in zip(new[way.variant], serving[w], strict=True)]
-        found.append((n, pricer.priced(kept, tuple(map(tuple, new)))))
-    return [*found, *((n, pricer.bare()) for n, pricer in enumerate(pricers))]
 
-
-def _converged(master: Master, pricing: _Pricing, limits: Limits) -> float:
+def _converged(master: Master, pricing: Pricing, limits: Limits) -> float:
     """Add paths until prices are good enough; the best bound proven on the way."""
     best, centre = -np.inf, None
     exact = False
+    history: list[float] = []
     for _ in range(pricing.rounds(limits, SHARE_OF_TIME)):
-        found = master.relaxed(limits.time_s)
+        found = master.relaxed()
         if found is None:
             break
         cost, duals = found[0], found[1]
-        at = duals if centre is None or exact else SMOOTHING * centre + (1.0 - SMOOTHING) * duals
-        least, paths = pricing.cheapest(master.prices(at))
+        share = AT_FIRST if cost - best > FAR * abs(cost) else SMOOTHING
+        at = duals if centre is None or exact else share * centre + (1.0 - share) * duals
+        prices = master.prices(at)
+        least, paths = pricing.cheapest(prices)
         bound = least + master.own_bound(at)
         wanted = max(limits.gap, 1e-6) * abs(cost)
         risen = bound > best + wanted * LITTLE
         if bound > best:
             best, centre = bound, at
+            pricing.best = prices, pricing.least.copy()
+        history.append(best)
+        stalled = len(history) > STALLED and best - history[-STALLED - 1] < wanted * SLOW
         added = master.add(paths)
-        if cost - best <= wanted * CLOSE or (not added and exact and not risen):
+        if cost - best <= wanted * CLOSE or stalled or (not added and exact and not risen):
             break
         exact = not added
     return float(best)
 
 
-def _choices(master: Master, pricing: _Pricing, limits: Limits) -> dict[int, Choice] | None:
-    """The paths each unit may still take: those it follows already, the cheapest ones, and others near them."""
-    found = master.relaxed(limits.time_s)
-    if found is None:
-        return None
-    _, duals, values = found
-    shares = values[len(master.program.names) :]
-    reduced = master.reduced(duals)
-    ranked: dict[int, list[int]] = {}
-    for n in sorted(
-        range(len(master.paths)), key=lambda n: (-round(float(shares[n]), 9), round(float(reduced[n]), 9), n)
-    ):
-        ranked.setdefault(master.paths[n][0], []).append(n)
-    most = max(1, MOST_CHOICES // len(ranked))
-    found_for = {}
-    for unit, some in sorted(ranked.items()):
-        likely = int(np.count_nonzero(shares[some] > TINY))
-        chosen = some[: max(most, likely)]
-        # the paths to begin with, one for each, fit together, and the bare ones fit into anything
-        chosen += [n for n in some if n < FIRST * len(ranked) and n not in chosen]
-        paths = [master.paths[n][1] for n in chosen]
-        for n in some[: min(likely, MOST_NEAR)]:
-            paths += pricing.pricers[unit].near(master.paths[n][1])
-        found_for[unit] = Choice(paths, likely)
-    return found_for
-
-
-def _settled(
-    master: Master, pricing: _Pricing, limits: Limits, enough: float, opened: Open | None = None
-) -> Settled | None:
-    choices = _choices(master, pricing, limits)
-    return None if choices is None else Settling(master, choices, opened).solved(limits, enough)
-
-
-def _blocks(master: Master, values: Floats) -> Open:
-    """The whole blocks nearest to those of the master program."""
-    found: Open = {}
-    opened, lots = master.model.opened, master.model.ladder.lots
-    for members in alike(master).values():
-        columns = np.asarray([[master.blocks[column] for column in opened[lot]] for lot in members])
-        totals = values[columns].sum(axis=0)
-        whole = np.floor(totals + TINY)
-        numbers = (whole + (totals - whole >= HALF)).astype(int).tolist()
-        found |= shared_out(numbers, members, lots[members[0]])
-    return found
-
-
-def _follow(master: Master, pricing: _Pricing, limits: Limits, opened: Open, rounds: int) -> float | None:
-    """Add paths that suit whole blocks: with few units, those found while blocks came in fractions fit them badly.
-
-    Returns what the master program costs with them; None where these blocks are not allowed.
-    """
-    master.fix(opened)
-    for _ in range(rounds):
-        found = master.relaxed(limits.time_s)
-        if found is None:
-            return None
-        if not master.add(pricing.cheapest(master.prices(found[1]))[1]):
-            return found[0]
-    found = master.relaxed(limits.time_s)
-    return None if found is None else found[0]
-
-
-def _decide(master: Master, pricing: _Pricing, limits: Limits) -> None:
-    """Give one unit after the other its path for good, adding paths for the others that suit what is left.
-
-    A path that was followed in part may take more than there is when it is followed altogether: then it is barred.
-    """
-    for _ in range(pricing.rounds(limits, SHARE_TO_DECIDE)):
-        found = master.relaxed(limits.time_s)
-        chosen = None if found is None else master.undecided(found[2])
-        if chosen is None:
-            return
-        master.bind(chosen, 1.0)
-        again = master.relaxed(limits.time_s)
-        if again is None:
-            master.bind(chosen, 0.0)
-        else:
-            master.add(pricing.cheapest(master.prices(again[1]))[1])
-
-
-def _improved(master: Master, pricing: _Pricing, limits: Limits, best: Settled, bound: float, enough: float) -> Settled:
-    """Settle again with given blocks, those near the master program's or the plan's, and paths found for them."""
-    found = master.relaxed(limits.time_s)
-    if found is None:
-        return best
-    near = _blocks(master, found[2])
-    ways = [near] if near == best.opened else [near, best.opened]
-    rounds = max(1, pricing.rounds(limits, SHARE_TO_FOLLOW) // len(ways))
-    costs = [_follow(master, pricing, limits, opened, rounds) for opened in ways]
-    cost, n = min((best.cost if cost is None else cost, n) for n, cost in enumerate(costs))
-    first = best.opened
-    if cost < best.cost:
-        master.fix(ways[n])
-        _decide(master, pricing, limits)
-        other = _settled(master, pricing, limits, enough, ways[n])
-        best = other if other is not None and other.cost < best.cost else best
-        master.unbind()
-    if best.cost - bound > limits.gap * abs(best.cost):
-        master.fix(first)
-        other = _settled(master, pricing, limits, enough)
-        best = other if other is not None and other.cost < best.cost else best
-    return best
-
-
-def decomposed(model: Model, plan: tuple[Serving, Open], limits: Limits) -> Apart | None:
+def decomposed(model: Model, plan: tuple[Serving, Open], limits: Limits, watch: Watch | None = None) -> Apart | None:
     """A bound and a guide for a program; None where units have too many states, or there is no time.
 
     There is no guide where roles have to meet within domains: which lanes they meet on is not looked at here.
@@ -251,7 +157,8 @@ def decomposed(model: Model, plan: tuple[Serving, Open], limits: Limits) -> Apar
     Args:
         model: the program.
         plan: replicas and blocks to begin with (the greedy plan).
-        limits: the gap wanted, and the time in all.
+        limits: the gap wanted, and the time in all, from which rounds are reckoned.
+        watch: what the clock leaves.
     """
     kinds, of = kinds_of(model)
     found = units(model, of)
@@ -261,16 +168,29 @@ def decomposed(model: Model, plan: tuple[Serving, Open], limits: Limits) -> Apar
     round_s = SECONDS_PER_UNIT * len(found) + SECONDS_PER_STATE * states
     if states > MOST_STATES or round_s > limits.time_s * SHARE_OF_TIME:
         return None
-    master = Master(model, found, kinds)
-    pricing = _Pricing(model, found, master.row_of)
-    master.add(_begin(model, pricing.pricers, plan[0]))
+    master = Master(model, found, kinds, watch or limits.watch())
+    pricing = Pricing(model, found, master.row_of)
+    # a whole plan, and the bare paths, which fit together whatever else there is
+    master.add(paths_of(model, pricing.pricers, plan[0]))
+    master.add([(n, pricer.bare()) for n, pricer in enumerate(pricing.pricers)])
     bound = _converged(master, pricing, limits)
     if not np.isfinite(bound):
         return None
     if any(model.domains.values()):
         return Apart(bound, None)
     enough = bound + (1.0 - SPARE) * limits.gap * abs(bound)
-    best = _settled(master, pricing, limits, enough)
-    if best is not None and len(found) > FEW and best.cost - bound > limits.gap * abs(best.cost):
-        best = _improved(master, pricing, limits, best, bound, enough)
-    return Apart(bound, None if best is None else (best.serving, best.opened))
+    plans = Plans(master, pricing, limits, bound)
+    few = len(found) <= FEW
+    plans.add(settled(master, pricing, enough, attempts=None if few else 1))
+    plans.polish(None if few else AT_ONCE)
+    if not few and not plans.done() and plans.settled is not None:
+        plans.add(again(master, pricing, limits, plans.settled.opened, enough))
+        plans.polish(AT_ONCE)
+    if not few and not plans.done():
+        plans.add(near(master, pricing, limits, enough))
+        plans.polish()
+    if not few and not plans.done():
+        plans.add(settled(master, pricing, enough))
+        plans.polish()
+    best = plans.settled
+    return Apart(bound, None if best is None else (best.serving, best.opened), plans.values)

@@ -1,16 +1,11 @@
-"""Why a plan is what it is: its cost by what is paid for, the constraints that bind, and what more of each is worth."""
+"""Why a plan is what it is: its cost by what is paid for, and the constraints that bind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
-
-import highspy
-import numpy as np
+from typing import TYPE_CHECKING
 
 from optimizer.ladder import Held
-from optimizer.limits import shelf_name
-from optimizer.solve import arrays, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,13 +61,6 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
-
-
-class Change(NamedTuple):
-    """What one more unit of a limit would save until the horizon, by the price the linear relaxation puts on it."""
-
-    limit: str
-    saves: float
 
 
 PARTS = {"x": "held", "n": "held", "u": "one_off", "b": "one_off", "y": "shortage", "z": "shortage", "c": "cross"}
@@ -162,28 +150,3 @@ def binding(model: Model, values: Sequence[float]) -> tuple[str, ...]:
         if shared or any(owner.get(column) in wanting for column, _ in model.program.terms(row)):
             names[_family(name)] = None
     return tuple(names)
-
-
-def changes(model: Model, most: int = 5) -> tuple[Change, ...]:
-    """What one more unit of the limits that bind would save, dearest first (duals of the linear relaxation)."""
-    solver = quiet()
-    lp = arrays(model.program)
-    lp.integrality_ = []
-    solver.passModel(lp)
-    solver.run()
-    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-        return ()
-    solution = solver.getSolution()
-    duals = np.asarray(solution.row_dual)
-    worth: dict[str, float] = {}
-    for place, columns in model.opened.items():
-        saved = -sum(min(0.0, solution.col_dual[column]) for column in columns)
-        if saved > TOLERANCE:
-            worth[f"blocks[{model.ladder.lots[place].key}]"] = saved
-    blockwise = tuple(f"stock[{shelf_name(model.ladder, n)}" for n, s in enumerate(model.ladder.shelves) if not s.loose)
-    for row in np.flatnonzero(np.abs(duals) > TOLERANCE):
-        name = model.program.rows[row]
-        if name.startswith(LIMITS) and not name.startswith(("order[", *blockwise)):
-            worth[_family(name)] = worth.get(_family(name), 0.0) + abs(float(duals[row]))
-    ranked = sorted(worth.items(), key=lambda item: (-round(item[1], 9), item[0]))
-    return tuple(Change(name, saves) for name, saves in ranked[:most])

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from optimizer.climb import Climb
-from optimizer.greedy_state import State
+from optimizer.greedy_state import TOLERANCE, UNLIMITED, State
 from optimizer.ladder import Held
 from optimizer.lots import paired
 from optimizer.worth import Segment, wanted
@@ -91,6 +91,28 @@ def _shares(ladder: Ladder, roles: Sequence[Climb], domain: str, shared: bool) -
     return {(r, shelf): need / total[shelf] if shared else 1.0 for (r, shelf), need in needs.items()}
 
 
+def _existing(state: State, w: int) -> float:
+    """Capacity of the existing replicas of a way; 0 for one that takes new ones."""
+    way = state.ladder.ways[w]
+    return 0.0 if way.held is Held.SOURCE else way.cap * way.capacity
+
+
+def _could(state: State, w: int, i: int, share: float) -> int:
+    """Replicas of a way that a share of what is left of its stock allows in a period."""
+    way = state.ladder.ways[w]
+    if i < way.first:
+        return 0
+    if way.shelf is None or way.held is not Held.SOURCE or not state.ladder.shelves[way.shelf].limited:
+        return way.cap
+    shelf, free = state.ladder.shelves[way.shelf], 0
+    for index in shelf.lots:
+        lot = state.ladder.lots[index]
+        blocks = 1 if shelf.loose else lot.blocks if lot.blocks is not None else UNLIMITED
+        free += lot.slots(way.gpus) * blocks
+    free -= state.used[way.shelf, state.widths[way.shelf][0]][i]
+    return max(0, min(way.cap, int(free * share + TOLERANCE) // way.gpus))
+
+
 def _reach(state: State, roles: Sequence[Climb], domain: str, shared: bool) -> list[float]:
     """The most that the scarcest role can serve within a domain in each period, as far as stock tells."""
     ladder = state.ladder
@@ -106,7 +128,7 @@ def _reach(state: State, roles: Sequence[Climb], domain: str, shared: bool) -> l
                 if way.shelf is None or way.held is not Held.SOURCE:
                     total += way.cap * way.capacity * (i >= way.first)
                 else:
-                    can = state.could(w, i, shares[role.r, way.shelf]) * way.capacity
+                    can = _could(state, w, i, shares[role.r, way.shelf]) * way.capacity
                     best[way.shelf] = max(best.get(way.shelf, 0.0), can)
             found[i] = min(found[i], total + sum(best.values()))
     return found
@@ -136,7 +158,9 @@ def _rounds(state: State, roles: Sequence[Climb], order: Order, served: list[flo
             for domain in left
         }
         held = {
-            domain: min(sum(state.existing(w) for w in role.ways if ladder.ways[w].domain == domain) for role in roles)
+            domain: min(
+                sum(_existing(state, w) for w in role.ways if ladder.ways[w].domain == domain) for role in roles
+            )
             for domain in left
         }
         best = min(left, key=lambda d: (*_rank(held[d], worth[d], sum(reach[d]), order), d))

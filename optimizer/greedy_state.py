@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from optimizer.ladder import Held
+from optimizer.lots import rested
 from optimizer.problem import HOUR_S, Tier
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ UNLIMITED = 10**9
 
 
 class Taken(NamedTuple):
-    """Replicas of a way taken for the periods from `begin` to before `end`, with the blocks opened for them."""
+    """Replicas of a way taken for the periods from `begin` to before `end`, and `each` blocks of lots opened for it."""
 
     way: int
     begin: int
@@ -25,6 +26,7 @@ class Taken(NamedTuple):
     replicas: int
     blocks: dict[int, range]
     block_price: float
+    each: int = 1
 
 
 class State:
@@ -89,30 +91,10 @@ class State:
             once += (lot.open_price / lot.block_gpus * way.gpus) if not lot.held else 0.0
         return hourly, once
 
-    def existing(self, w: int) -> float:
-        """Capacity of the existing replicas of a way; 0 for one that takes new ones."""
-        way = self.ladder.ways[w]
-        return 0.0 if way.held is Held.SOURCE else way.cap * way.capacity
-
     def full(self, w: int) -> bool:
         """Whether all replicas that a way can have serve in every period."""
         way, serving = self.ladder.ways[w], self.serving[w]
         return serving[-1] >= way.cap and min(serving[way.first :]) >= way.cap
-
-    def could(self, w: int, i: int, share: float) -> int:
-        """Replicas of a way that a share of what is left of its stock allows in a period."""
-        way = self.ladder.ways[w]
-        if i < way.first:
-            return 0
-        if way.shelf is None or way.held is not Held.SOURCE or not self.ladder.shelves[way.shelf].limited:
-            return way.cap
-        shelf, free = self.ladder.shelves[way.shelf], 0
-        for index in shelf.lots:
-            lot = self.ladder.lots[index]
-            blocks = 1 if shelf.loose else lot.blocks if lot.blocks is not None else UNLIMITED
-            free += lot.slots(way.gpus) * blocks
-        free -= self.used[way.shelf, self.widths[way.shelf][0]][i]
-        return max(0, min(way.cap, int(free * share + TOLERANCE) // way.gpus))
 
     def least_asked(self, p: int, r: int) -> int:
         """The fewest replicas wanted of a role in any period."""
@@ -207,7 +189,7 @@ class State:
                 return False
             if lot.tier is Tier.PREEMPT and not self._takeable(lot, i, beside):
                 return False
-        return self._in_order(index, span, more)
+        return rested(lot, opened, self.ladder.points, span) and self._in_order(index, span, more)
 
     def _takeable(self, lot: Lot, i: int, beside: list[Lot]) -> bool:
         """Whether the limits on preemption leave room for one more gang in a period."""
@@ -234,13 +216,14 @@ class State:
         return True
 
     def _span(self, index: int, holding: range) -> range:
-        """The periods a block opened for these is held: at least its minimum billing."""
-        lot = self.ladder.lots[index]
-        end = holding.stop
+        """The periods a block opened for these is held: its minimum billing, and until then what is held."""
+        lot, opened, begin, end = self.ladder.lots[index], self.open[index], holding.start, holding.stop
+        while lot.held and 0 < begin < lot.ready and opened[begin - 1] <= opened[begin]:
+            begin -= 1
         least = self.ladder.points[holding.start] + lot.min_hold_s - TOLERANCE
         while end < self.periods and self.ladder.points[end] < least:
             end += 1
-        return range(holding.start, end)
+        return range(begin, end)
 
     def _block_price(self, index: int, span: range) -> float:
         lot = self.ladder.lots[index]
@@ -254,9 +237,9 @@ class State:
         more: dict[int, range] = {}
         price = 0.0
         fits = self._fits(way, place, holding, more)
-        lots = self.ladder.shelves[place].lots
-        ranked = sorted(lots, key=lambda n: (self.ladder.lots[n].priority or 0, self._unit_price(n), n))
-        for index in ranked:
+        lots = ((self.ladder.lots[index], index) for index in self.ladder.shelves[place].lots)
+        ranked = sorted((lot.priority or 0, (lot.open_price + lot.hold_price) / lot.block_gpus, n) for lot, n in lots)
+        for _, _, index in ranked:
             if fits >= count:
                 break
             span = self._span(index, holding)
@@ -265,10 +248,6 @@ class State:
                 price += self._block_price(index, span)
                 fits = self._fits(way, place, holding, more)
         return min(count, max(0, fits)), more, price
-
-    def _unit_price(self, index: int) -> float:
-        lot = self.ladder.lots[index]
-        return (lot.open_price + lot.hold_price) / lot.block_gpus
 
     def take(self, w: int, begin: int, end: int, count: int, gain: float) -> int:
         """Take replicas of a way for some periods, as many as there are and as pay; how many those were.
@@ -295,14 +274,36 @@ class State:
             return 0
         self._hold(w, way, begin, end, wish)
         self.taken.append(Taken(w, begin, end, wish, blocks, price))
-        return wish
+        return wish + (self._repeat(w, begin, end, count - wish, gain / count) if blocks and wish < count else 0)
+
+    def _repeat(self, w: int, begin: int, end: int, count: int, gain: float) -> int:
+        """Take up to `count` more replicas, each worth `gain`, on blocks like the one just opened, all at once."""
+        blocks, way = self.taken[-1].blocks, self.ladder.ways[w]
+        index, span = next(iter(blocks.items()))
+        lot, rules = self.ladder.lots[index], self.ladder.problem.rules
+        if len(blocks) > 1 or way.shelf is None or lot.tier is Tier.PREEMPT or lot.held:
+            return 0
+        _, holding = self._spans(way, begin, end)
+        per, price = self._fits(way, way.shelf, holding, blocks), self._block_price(index, span)
+        if per <= 0 or self._fits(way, way.shelf, holding, {}) > 0 or price + way.start_price * per >= gain * per:
+            return 0
+        most = min(UNLIMITED if lot.blocks is None else lot.blocks - self.open[index][i] for i in span)
+        most = min(most, min(count, self._room(w, way, begin, end)) // per)
+        if rules.budget_per_hour is not None and (each := lot.hold_price + way.spend * per) > 0.0:
+            most = min(most, int((rules.budget_per_hour - max(self.spent[i] for i in span) + TOLERANCE) / each))
+        if most <= 0:
+            return 0
+        self._open(blocks, most)
+        self._hold(w, way, begin, end, most * per)
+        self.taken.append(Taken(w, begin, end, most * per, blocks, most * price, most))
+        return most * per
 
     def give_back(self, mark: int) -> None:
         """Undo everything taken after the first `mark` times."""
         while len(self.taken) > mark:
-            w, begin, end, count, blocks, _ = self.taken.pop()
+            w, begin, end, count, blocks, _, each = self.taken.pop()
             self._hold(w, self.ladder.ways[w], begin, end, -count)
-            self._open(blocks, -1)
+            self._open(blocks, -each)
 
     def _open(self, blocks: dict[int, range], each: int = 1) -> None:
         for index, span in blocks.items():

@@ -251,17 +251,17 @@ class Frame(NamedTuple):
     maker: Maker
 
 
-def frame(problem: Problem) -> Frame:
-    """Put the supply on the time line."""
+def frame(problem: Problem, apart: frozenset[str] = frozenset()) -> Frame:
+    """Put the supply on the time line; lots in `apart` are not counted together with others."""
     points, hours = _timeline(problem)
     lots = make_lots(problem, points)
-    shelves = make_shelves(problem, lots)
+    shelves = make_shelves(problem, lots, apart)
     return Frame(points, hours, lots, shelves, Maker(problem, points, lots, shelves))
 
 
-def ladder(problem: Problem) -> Ladder:
-    """Put the problem on its time line."""
-    points, hours, lots, shelves, maker = frame(problem)
+def ladder(problem: Problem, apart: frozenset[str] = frozenset()) -> Ladder:
+    """Put the problem on its time line; lots in `apart` are not counted together with others."""
+    points, hours, lots, shelves, maker = frame(problem, apart)
     ways: list[Way] = []
     of: list[range] = []
     for index, pool in enumerate(problem.pools):

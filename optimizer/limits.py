@@ -5,7 +5,6 @@ Each `define_*` writes one family; `algebra` says what they all are.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from optimizer.ladder import Held
@@ -13,6 +12,8 @@ from optimizer.model import gives, minimum_price, role_name
 from optimizer.problem import Rule, Tier
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from optimizer.ladder import Ladder
     from optimizer.model import Model
     from optimizer.program import Term
@@ -142,15 +143,27 @@ def define_order(model: Model) -> None:
         for index in gangs:
             levels.setdefault(ladder.lots[index].priority or 0, []).append(index)
         ranks = sorted(levels)
-        for low, high in pairwise(ranks):
-            for index in levels[high]:
+        for n, high in enumerate(ranks):
+            below = [levels[rank] for rank in reversed(ranks[:n])]
+            for index in (index for index in levels[high] if not ladder.lots[index].held):
                 lot = ladder.lots[index]
                 for i in range(lot.ready, len(ladder.points)):
-                    lower = [g for g in levels[low] if ladder.lots[g].ready <= i]
-                    if lower and not lot.held:
+                    lower = _next_below(ladder, below, i)
+                    if lower:
                         terms = [(model.opened[index][i], float(len(lower)))]
                         terms += [(model.opened[g][i], -1.0) for g in lower]
                         model.program.row(f"order[{lot.key}{model.at(i)}]", terms, most=0.0)
+
+
+def _next_below(ladder: Ladder, below: Sequence[Sequence[int]], i: int) -> list[int]:
+    """Gangs that have to be held first: ranks downwards until one has a gang that itself waits for those below it."""
+    found: list[int] = []
+    for level in below:
+        ready = [g for g in level if ladder.lots[g].ready <= i]
+        found += ready
+        if any(not ladder.lots[g].held for g in ready):
+            break
+    return found
 
 
 def define_budget(model: Model) -> None:

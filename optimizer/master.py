@@ -20,6 +20,7 @@ from optimizer.ladder import Held
 from optimizer.pricing import NEVER, Prices
 from optimizer.program import INF, Program
 from optimizer.solve import arrays, quiet
+from optimizer.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-SHARED = ("stock[", "budget", "quota[", "max_gpus_preempted", "disruption[", "order[", "opened[", "billed[")
+SHARED = ("stock[", "budget", "quota[", "max_gpus_preempted", "disruption[", "order[", "opened[", "billed[", "rested[")
 """Rows over several pools, or over blocks, which belong to none."""
 SLACK = 1e-6
 
@@ -63,23 +64,30 @@ class Shared:
         order = np.argsort(columns, kind="stable")
         self.row = of[inside][order]
         self.value = np.asarray(program.value)[inside][order]
-        self.begin = np.searchsorted(columns[order], np.arange(len(program.names) + 1))
+        self.begin = np.searchsorted(columns[order], np.arange(len(program.names) + 1)).tolist()
+        self.known: dict[int, list[Term]] = {}
 
     def terms(self, column: int) -> list[Term]:
         """(shared row, coefficient) of a column."""
-        span = slice(self.begin[column], self.begin[column + 1])
-        return list(zip(self.row[span].tolist(), self.value[span].tolist(), strict=True))
+        if column not in self.known:
+            span = slice(self.begin[column], self.begin[column + 1])
+            self.known[column] = list(zip(self.row[span].tolist(), self.value[span].tolist(), strict=True))
+        return self.known[column]
 
 
 class Master:
     """The program over all units while columns are being added to it."""
 
-    def __init__(self, model: Model, units: Sequence[Unit], kinds: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, model: Model, units: Sequence[Unit], kinds: Sequence[Sequence[int]], watch: Watch | None = None
+    ) -> None:
         self.model, self.units = model, units
+        self.watch = watch or Watch(INF)
         self.periods = len(model.ladder.points)
         self.shared = Shared(model.program)
         self.paths: list[tuple[int, Path]] = []
         self.known: set[tuple[object, ...]] = set()
+        self.takes: dict[tuple[int, tuple[int, ...]], list[Term]] = {}
         self.kinds = kinds
         self.blocks: dict[int, int] = {}
         self.lanes: list[Lane] = []
@@ -197,12 +205,21 @@ class Master:
     def occupied(self, path: Path) -> dict[int, float]:
         """What the existing replicas of a path take in the shared rows."""
         found: dict[int, float] = {}
-        for w, numbers in path.kept.items():
-            first = self.model.ladder.ways[w].first
-            for column, count in zip(self.model.serving[w], numbers[first:], strict=True):
-                for row, each in self.shared.terms(column) if count else ():
-                    found[row] = found.get(row, 0.0) + each * count
+        for kept in path.kept.items():
+            if kept not in self.takes:
+                self.takes[kept] = self._takes(*kept)
+            for row, amount in self.takes[kept]:
+                found[row] = found.get(row, 0.0) + amount
         return found
+
+    def _takes(self, w: int, numbers: Sequence[int]) -> list[Term]:
+        """What so many replicas of an existing way take in each shared row."""
+        found: dict[int, float] = {}
+        first = self.model.ladder.ways[w].first
+        for column, count in zip(self.model.serving[w], numbers[first:], strict=True):
+            for row, each in self.shared.terms(column) if count else ():
+                found[row] = found.get(row, 0.0) + each * count
+        return list(found.items())
 
     def ways(self, unit: Unit, v: int) -> list[int]:
         """The source ways of a variant of a unit, in the order of its kind's lanes."""
@@ -226,10 +243,9 @@ class Master:
         found[base + 2 * step + unit] = 1.0
         return found
 
-    def relaxed(self, time_s: float) -> tuple[float, Floats, Floats] | None:
+    def relaxed(self) -> tuple[float, Floats, Floats] | None:
         """Objective, dual values of the rows and values of the columns with fractions; None out of time."""
-        self.solver.setOptionValue("time_limit", self.solver.getRunTime() + max(0.01, time_s))
-        self.solver.run()
+        self.watch.run(self.solver)
         if self.solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             return None
         solution = self.solver.getSolution()

@@ -11,6 +11,7 @@ it anyway are the best with it too.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,13 @@ from optimizer.alone import alone
 from optimizer.alone_answer import answer_of
 from optimizer.alone_fit import crowded, spending, too_many
 from optimizer.answer import answered
+from optimizer.beyond import awaiting, late, without
+from optimizer.changes import MOST_TRIED, Change, trials
 from optimizer.check import check
 from optimizer.evidence import Cost
-from optimizer.ladder import frame
-from optimizer.part import Part, solved
+from optimizer.ground import grounded
+from optimizer.ladder import Held, frame
+from optimizer.part import Part
 from optimizer.parts import fits_together, parts
 from optimizer.problem import ProblemError, Rule, Tier
 from optimizer.relax import overspent, relaxed
@@ -30,7 +34,7 @@ from optimizer.result import Alternative, Effort, Hint, Plan, Status
 from optimizer.sentences import sentences
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from optimizer.actions import Action
     from optimizer.alone import Group
@@ -38,11 +42,13 @@ if TYPE_CHECKING:
     from optimizer.point import Moments
     from optimizer.problem import Problem
     from optimizer.relax import Yielded
-    from optimizer.result import Answer
+    from optimizer.result import Answer, PoolPlan
 
 TOLERANCE = 1e-6
 MOST_COMPARED = 200
-"""Pools up to which the plan without the dearest tier is worked out as well: it costs as much as the plan."""
+"""Pools up to which the plan without the dearest tier, and with wider limits, is worked out as well: each costs as much
+as the plan."""
+MOST_CHANGES = 5
 USUAL = Effort()
 OVERSPENT = "nodes that are paid for already cost more than the budget; nothing else is held while they are"
 NOBODY = ""
@@ -65,18 +71,24 @@ def _yielding(part: Part, effort: Effort, what: str) -> Part:
     words = f"{what}: {sides}; " + (f"{' and '.join(found.gave)} gave way" if found.gave else "no rule could give way")
     if not found.model.awaiting:
         words = f"{what}: rules clash with what is starting, which need not be awaited"
-    return Part(part.status if found.met and not clash else _relieved(found), *found[:2], None, found.gave, words)
+    status = _relieved(found, effort.limits.gap, clash=clash)
+    return Part(status, found.model, found.values, part.gap if found.gap is None else found.gap, found.gave, words)
 
 
-def _relieved(found: Yielded) -> Status:
-    return Status.FEASIBLE if found.met else Status.INFEASIBLE
+def _relieved(found: Yielded, enough: float, *, clash: bool) -> Status:
+    """What the best plan with rules relaxed is; where rules clashed it keeps fewer of them than it should."""
+    if not found.met:
+        return Status.INFEASIBLE
+    proven = found.gap is not None and found.gap <= enough + TOLERANCE
+    return Status.OPTIMAL if proven and not clash else Status.FEASIBLE
 
 
 def _together(problem: Problem, effort: Effort, hint: Hint | None, beside: Moments) -> list[Part] | None:
     """Solve the parts apart. None where a rule over all pools is broken by that, with what else is held `beside`."""
     apart = parts(problem)
     share = replace(effort, limits=replace(effort.limits, time_s=effort.limits.time_s / max(1, len(apart))))
-    found = [solved(one, share, hint, _title(one)) for one in apart]
+    watch = effort.limits.watch()
+    found = [grounded(one, share, hint, _title(one), watch) for one in apart]
     if (len(apart) > 1 or beside) and not fits_together(problem, [(part.model, part.values) for part in found], beside):
         return None
     return [_yielding(part, effort, _title(one)) for part, one in zip(found, apart, strict=True)]
@@ -117,7 +129,7 @@ def _answers(problem: Problem, effort: Effort, hint: Hint | None) -> list[Answer
     if found is None:
         what = "rules over all pools"
         problem = replace(problem, points_s=steps.points)
-        groups, found = [], [_yielding(solved(problem, effort, hint, what), effort, what)]
+        groups, found = [], [_yielding(grounded(problem, effort, hint, what), effort, what)]
     made = [answer_of(problem, steps, groups)] if groups else []
     made += [
         answered(
@@ -127,7 +139,6 @@ def _answers(problem: Problem, effort: Effort, hint: Hint | None) -> list[Answer
             gap=part.gap,
             gave=part.gave,
             reason=part.reason,
-            with_changes=effort.changes,
         )
         for part in found
     ]
@@ -167,7 +178,41 @@ def _without(problem: Problem, made: Sequence[Action], effort: Effort) -> Altern
         offers=tuple(replace(one, quota=one.held) if dearest is Tier.PROVISION else one for one in problem.offers),
     )
     found = _answers(barred, effort, None)
-    return Alternative(dearest.value, sum((answer.cost for answer in found), Cost()).total)
+    return Alternative(dearest.value, _total(found), tuple(name for answer in found for name in answer.relaxed))
+
+
+def _nowhere(problem: Problem, pools: Mapping[str, PoolPlan]) -> Iterator[str]:
+    """Roles of pools that lack something for which nothing new can be had in time, one sentence each."""
+    steps: Frame | None = None
+    for p, pool in enumerate(problem.pools):
+        if not pools[pool.key].shortage:
+            continue
+        steps = steps or frame(problem)
+        can = {way.role for way in steps.maker.of_pool(p, pool) if way.held is Held.SOURCE}
+        for r, role in enumerate(pool.roles):
+            if r not in can:
+                kinds = " or ".join(sorted({f"{one.gpus} {one.accelerator}" for one in role.variants}))
+                name = f"{pool.key}/{role.key}" if role.key else pool.key
+                yield f"{name} can take nothing new: no supply has room for a whole replica ({kinds}) in time"
+
+
+def _total(found: Sequence[Answer]) -> float:
+    return sum((answer.cost for answer in found), Cost()).total
+
+
+def _changes(problem: Problem, found: Sequence[Answer], gap: float | None, effort: Effort) -> tuple[Change, ...]:
+    """What limits would save if they were wider: only what no better search of the plan itself could find as well."""
+    binding = [name for answer in found for name in answer.binding]
+    some = list(islice(trials(problem, binding), MOST_TRIED))
+    limits = replace(effort.limits, time_s=effort.limits.time_s / max(1, len(some)))
+    total = _total(found)
+    saved = [
+        Change(limit, by, total - _total(_answers(wider, replace(effort, limits=limits), None)))
+        for limit, by, wider in some
+    ]
+    least = TOLERANCE + (gap or 0.0) * abs(total)
+    ranked = sorted(saved, key=lambda one: (-round(one.saves, 9), one.limit))
+    return tuple(one for one in ranked if one.saves > least)[:MOST_CHANGES]
 
 
 def plan(problem: Problem, effort: Effort = USUAL, *, last: Plan | None = None) -> Plan:
@@ -184,6 +229,9 @@ def plan(problem: Problem, effort: Effort = USUAL, *, last: Plan | None = None) 
     faults = check(problem)
     if faults:
         raise ProblemError(faults)
+    if after := late(problem):
+        made_before = plan(without(problem, after), effort, last=last)
+        return replace(made_before, pools=MappingProxyType(awaiting(made_before.pools, after)))
     found = _answers(problem, effort, last.hint if last is not None else None)
     pools = {key: pool for answer in found for key, pool in answer.pools.items()}
     made = sorted((action for answer in found for action in answer.actions), key=lambda action: action.at_s)
@@ -194,6 +242,7 @@ def plan(problem: Problem, effort: Effort = USUAL, *, last: Plan | None = None) 
     gave = [str(Rule.BUDGET)] if over else []
     total = sum((answer.cost for answer in found), Cost())
     bare = replace(effort, alternative=False, changes=False)
+    comparable = len(problem.pools) <= MOST_COMPARED
     return Plan(
         status=status,
         objective=total.total,
@@ -203,11 +252,14 @@ def plan(problem: Problem, effort: Effort = USUAL, *, last: Plan | None = None) 
         cost=total,
         binding=tuple(dict.fromkeys(name for answer in found for name in answer.binding)),
         relaxed=tuple(dict.fromkeys([*gave, *(name for answer in found for name in answer.relaxed)])),
-        reasons=(*(answer.reason for answer in found), *([OVERSPENT] if over else []), *sentences(made)),
-        alternative=_without(problem, made, bare)
-        if effort.alternative and len(problem.pools) <= MOST_COMPARED
-        else None,
-        changes=tuple(change for answer in found for change in answer.changes),
+        reasons=(
+            *(answer.reason for answer in found),
+            *([OVERSPENT] if over else []),
+            *(_nowhere(problem, pools) if effort.changes and comparable else ()),
+            *sentences(made),
+        ),
+        alternative=_without(problem, made, bare) if effort.alternative and comparable else None,
+        changes=_changes(problem, found, gap, bare) if effort.changes and comparable else (),
         hint=Hint(
             MappingProxyType({key: value for answer in found for key, value in answer.hint.serving.items()}),
             MappingProxyType({key: value for answer in found for key, value in answer.hint.opened.items()}),

@@ -1,8 +1,10 @@
-"""A plan made better pool by pool: all others stay as they are, and the solver plans one pool and all blocks anew.
+"""A plan made better pool by pool: all others stay as they are, and the solver plans one pool anew.
 
-Large neighbourhood search (Shaw 1998) with the pool as the neighbourhood. It is for pools whose roles have to meet
-within network domains: the greedy plan gives them one domain after the other, and what would fit better across several
-is found only by looking at all domains together, which the solver can for one pool, but not for twenty.
+Large neighbourhood search (Shaw 1998) with the pool as the neighbourhood. Pools whose roles have to meet within network
+domains are planned anew together with all blocks: the greedy plan gives them one domain after the other, and what would
+fit better across several is found only by looking at all domains together, which the solver can for one pool, but not
+for twenty. Other pools are planned anew with the blocks that are open: their paths were chosen from few that fit
+together roughly, and each finds what fits exactly in a program of a hundred columns.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import highspy
 import numpy as np
 
 from optimizer.solve import FEASIBLE, quiet
+from optimizer.watch import Watch, Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +32,10 @@ SECONDS_PER_COLUMN = 4e-4
 """Of a program of one pool and all blocks, at 2.1 GHz; it only has to be of the right order."""
 SHARE_OF_TIME = 0.5
 """Of the time limit, for all pools together."""
+SECONDS_PER_ENTRY = 3e-8
+"""Of the whole program, from which that of one pool is cut."""
 PATIENCE = 3.0
-"""A pool's program is left after so many times its reckoned time: the only clock here, and seldom met."""
+"""A pool's program is left after so many times its usual work."""
 NODES = 20
 SPARE = 0.1
 """Share of the wanted gap to which each pool's program is solved."""
@@ -75,23 +80,25 @@ class _Rest:
         lp.integrality_ = [kinds[whole] for whole in self.whole[columns].tolist()]
         return lp
 
-    def solved(self, point: Floats, free: Flags, spare: float) -> Floats:
+    def solved(self, point: Floats, free: Flags, spare: float, watch: Watch) -> Floats:
         """The best values of the free columns with the others as they are; the point itself where none is better."""
         columns = np.flatnonzero(free)
         solver = quiet()
         limits = {
-            "time_limit": PATIENCE * SECONDS_PER_COLUMN * len(columns),
             "mip_max_nodes": NODES,
+            "mip_heuristic_run_feasibility_jump": False,  # a point is known, better ones are near it
             "mip_rel_gap": 0.0,
             "mip_abs_gap": spare,
         }
         for name, value in limits.items():
             solver.setOptionValue(name, value)
-        solver.passModel(self.cut(point, free))
+        lp = self.cut(point, free)
+        work = Work(len(lp.a_matrix_.index_), PATIENCE * SECONDS_PER_COLUMN * len(columns))
+        solver.passModel(lp)
         start = highspy.HighsSolution()
         start.col_value = point[columns].tolist()
         solver.setSolution(start)
-        solver.run()
+        watch.run(solver, work)
         if solver.getInfo().primal_solution_status != FEASIBLE:
             return point
         found = point.copy()
@@ -111,36 +118,59 @@ def _own(model: Model, p: int) -> list[int]:
     return found + [column for (pool, *_), column in model.converted.items() if pool == p]
 
 
-def polished(model: Model, values: Sequence[float], bound: float, limits: Limits) -> list[float]:
-    """A point that is no dearer: pools whose roles have to meet are planned anew, the dearest first, round and round.
+def affordable(model: Model, limits: Limits, beside: int = 0) -> int:
+    """Pools that can be planned anew in a share of the time limit, each together with so many columns of blocks."""
+    sizes = [sum(len(model.serving[w]) + len(model.begun[w]) for w in ways) for ways in model.ladder.of]
+    size = max(sizes, default=0) + beside
+    step_s = SECONDS_PER_COLUMN * size + SECONDS_PER_ENTRY * len(model.program.index)
+    return int(limits.time_s * SHARE_OF_TIME / step_s) if step_s > 0.0 else 0
 
-    How many there is time for is reckoned from their size. It ends early at the gap wanted, and where no pool gains.
+
+def polished(
+    model: Model,
+    values: Sequence[float],
+    bound: float,
+    limits: Limits,
+    watch: Watch | None = None,
+    *,
+    losses: Sequence[float] | None = None,
+    steps: int | None = None,
+) -> list[float]:
+    """A point that is no dearer: pools are planned anew, round and round.
+
+    It ends early at the gap wanted, and where no pool gains.
 
     Args:
         model: the program.
         values: a point that keeps all rows.
         bound: what no point costs less than.
         limits: time and gap.
+        watch: what the clock leaves.
+        losses: by pool, what it may cost too much: all pools are planned anew, those that lose most first, with the
+            blocks as they are. Without it only pools whose roles have to meet, the dearest first, each with all blocks.
+        steps: pools to plan anew at most; as many as there is time for by default, reckoned from their size.
     """
+    watch = watch or limits.watch()
     rest = _Rest(model)
     point: Floats = np.asarray(values, dtype=np.float64)
-    blocks = [c for columns in (*model.opened.values(), *model.bought.values()) for c in columns]
-    own = {p: _own(model, p) for p, domains in model.domains.items() if domains}
+    lots = (*model.opened.values(), *model.bought.values()) if losses is None else ()
+    blocks = [c for columns in lots for c in columns]
+    own = {p: _own(model, p) for p, domains in model.domains.items() if domains or losses is not None}
     if not own:
         return list(values)
-    size = max(len(columns) for columns in own.values()) + len(blocks)
-    steps = int(limits.time_s * SHARE_OF_TIME / (SECONDS_PER_COLUMN * size))
-    order = sorted(own, key=lambda p: (-round(float(rest.cost[own[p]] @ point[own[p]]), DIGITS), p))
+    steps = affordable(model, limits, len(blocks)) if steps is None else steps
+    worst = losses or [float(rest.cost[own.get(p, [])] @ point[own.get(p, [])]) for p in range(len(model.needs))]
+    order = sorted(own, key=lambda p: (-round(worst[p], DIGITS), p))
     still = 0
     cost = float(rest.cost @ point)
     for step in range(steps):
         whole_cost = abs(cost + model.program.constant)
-        if still == len(order) or cost + model.program.constant - bound <= limits.gap * whole_cost:
+        if watch.ended or still == len(order) or cost + model.program.constant - bound <= limits.gap * whole_cost:
             break
         free = np.zeros(len(point), dtype=bool)
         free[own[order[step % len(order)]]] = True
         free[blocks] = True
-        found = rest.solved(point, free, SPARE * limits.gap * whole_cost)
+        found = rest.solved(point, free, SPARE * limits.gap * whole_cost, watch)
         less = float(rest.cost @ found)
         still = 0 if less < cost - LEAST else still + 1
         if less < cost - LEAST:

@@ -15,6 +15,7 @@ finds is never above the true one, which makes the sum over all units a lower bo
 
 from __future__ import annotations
 
+from operator import add, mul
 from typing import TYPE_CHECKING, NamedTuple
 
 from optimizer.ladder import Held
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from optimizer.model import Model
+    from optimizer.point import Serving
     from optimizer.units import Unit
 
     Floats = NDArray[np.float64]
@@ -56,6 +58,14 @@ class Path(NamedTuple):
     kept: dict[int, tuple[int, ...]]
     new: tuple[tuple[int, ...], ...]
     cost: float
+
+
+class Standing(NamedTuple):
+    """What kept replicas come to: their cost, and capacity and number in each period."""
+
+    cost: float
+    have: list[float]
+    counts: list[int]
 
 
 class Pricer:
@@ -129,12 +139,13 @@ class Pricer:
             if later and self.unit.kinds[v] is not None:
                 more.append((v, (*numbers[:ready], *(n + 1 for n in later))))
         swaps = [(less, plus) for less in fewer for plus in more if less[0] != plus[0]]
+        standing = self._standing(path.kept)
         found = []
         for change in (*((one,) for one in (*fewer, *more)), *swaps):
             new = list(path.new)
             for v, numbers in change:
                 new[v] = numbers
-            found.append(self.priced(path.kept, tuple(new)))
+            found.append(self._with(standing, path.kept, tuple(new)))
         return found
 
     def bare(self) -> Path:
@@ -145,24 +156,52 @@ class Pricer:
 
     def priced(self, kept: dict[int, tuple[int, ...]], new: tuple[tuple[int, ...], ...]) -> Path:
         """A path with its own cost."""
+        return self._with(self._standing(kept), kept, new)
+
+    def _standing(self, kept: dict[int, tuple[int, ...]]) -> Standing:
         ladder, unit = self.model.ladder, self.unit
         have = [0.0] * len(ladder.points)
         counts = [0] * len(ladder.points)
         cost = 0.0
         for w, numbers in kept.items():
             way = ladder.ways[w]
-            v = way.variant
             cost += way.release_price * (way.cap - numbers[-1])
-            cost += way.hour_price * sum(n * span for n, span in zip(numbers, ladder.hours, strict=True))
-            have = [h + n * unit.capacity[v] for h, n in zip(have, numbers, strict=True)]
-            counts = [c + n for c, n in zip(counts, numbers, strict=True)]
-        for v, numbers in enumerate(new):
-            have = [h + n * unit.capacity[v] for h, n in zip(have, numbers, strict=True)]
-            counts = [c + n for c, n in zip(counts, numbers, strict=True)]
-        for some, amount, most, span in zip(unit.segments, have, unit.reach, ladder.hours, strict=True):
+            if any(numbers):
+                each = unit.capacity[way.variant]
+                cost += way.hour_price * sum(map(mul, numbers, ladder.hours))
+                have = [h + n * each for h, n in zip(have, numbers, strict=True)]
+                counts = list(map(add, counts, numbers))
+        return Standing(cost, have, counts)
+
+    def _with(self, standing: Standing, kept: dict[int, tuple[int, ...]], new: tuple[tuple[int, ...], ...]) -> Path:
+        """The path of what stands and new replicas of each variant."""
+        unit = self.unit
+        cost, have, counts = standing
+        for each, numbers in zip(unit.capacity, new, strict=True):
+            if any(numbers):
+                have = [h + n * each for h, n in zip(have, numbers, strict=True)]
+                counts = list(map(add, counts, numbers))
+        for some, amount, span in zip(unit.segments, map(min, have, unit.reach), self.model.ladder.hours, strict=True):
             edge = 0.0
             for width, price in some:
                 edge += width
-                cost += price * span * min(width, max(0.0, edge - min(amount, most)))
+                if edge > amount:
+                    cost += price * span * min(width, edge - amount)
         missing = max(0, unit.minimum - min(counts[min(unit.minimum_from, len(counts) - 1) :]))
         return Path(kept, new, cost + missing * unit.minimum_price)
+
+
+def paths_of(model: Model, pricers: Sequence[Pricer], serving: Serving) -> list[tuple[int, Path]]:
+    """The paths of a whole plan."""
+    ladder = model.ladder
+    found = []
+    for n, pricer in enumerate(pricers):
+        unit = pricer.unit
+        kept = {w: serving[w] for group in unit.groups for w in group}
+        new = [[0] * len(ladder.points) for _ in unit.capacity]
+        for w in model.of_role(unit.pool, unit.role):
+            way = ladder.ways[w]
+            if way.held is Held.SOURCE:
+                new[way.variant] = [a + b for a, b in zip(new[way.variant], serving[w], strict=True)]
+        found.append((n, pricer.priced(kept, tuple(map(tuple, new)))))
+    return found

@@ -65,7 +65,8 @@ class Replicas:
 
     Attributes:
         count: how many.
-        lands_in_s: 0 where they serve; otherwise when they will. They are never ordered again.
+        lands_in_s: 0 where they serve; otherwise when they will. They are never ordered again. What lands after the
+            horizon is awaited as far as bounds allow, and is no part of the plan's cost.
         domain: network domain they are in.
         source: key of the source, gang or offer whose GPUs they hold; empty where nobody wants these back. Their GPUs
             are then part of that source's stock, and go back to it with them.
@@ -183,7 +184,7 @@ class Source:
         tier: the rung of the ladder.
         accelerator: kind of GPU.
         gpus: GPUs in stock, those held by replicas that name this source included; None where it is not limited.
-        lead_s: seconds until a GPU is there; the wave's `start_s` follows.
+        lead_s: seconds until a GPU is there; the wave's `start_s` follows, but not for one that wakes: it serves then.
         price_per_gpu_hour: price of holding one GPU.
         one_off_price: price per GPU due at every order.
         domain: network domain.
@@ -221,7 +222,8 @@ class Gang:
         since_checkpoint_s: work that is lost.
         requeue_s: seconds it waits and restarts after it got its GPUs back.
         price_per_gpu_hour: what training is worth.
-        min_run_s, ran_s: it may be taken only after it ran for so long; and how long it has.
+        min_run_s, ran_s: it may be taken only after it ran for so long; and how long it has. Given back, it waits for
+            `requeue_s` and runs for its minimum before it is taken again.
         repreemptions: times it is expected to be taken again before it has run for its minimum (thrash guard).
         group: name under which `Rules.disruptions` limits how many are taken.
         held: it was taken before, and is to be given back.

@@ -53,9 +53,10 @@ class Program:
         self.rows.append(name)
         self.least.append(least)
         self.most.append(most)
-        for column, coefficient in terms:
-            self.index.append(column)
-            self.value.append(coefficient)
+        if terms:
+            columns, coefficients = zip(*terms, strict=True)
+            self.index.extend(columns)
+            self.value.extend(coefficients)
         self.starts.append(len(self.index))
 
     def terms(self, row: int) -> list[Term]:

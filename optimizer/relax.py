@@ -60,12 +60,13 @@ def _staged(model: Model, limits: Limits) -> Outcome:
 
 
 class Yielded(NamedTuple):
-    """The program with rules relaxed, its point, the rules that gave way, and whether all minimums are met."""
+    """The program with rules relaxed, its point, the rules that gave way, whether all minimums are met, and its gap."""
 
     model: Model
     values: Sequence[float]
     gave: tuple[str, ...]
     met: bool
+    gap: float | None = None
 
 
 def relaxed(model: Model, values: Sequence[float], limits: Limits, *, clash: bool = False) -> Yielded | None:
@@ -91,7 +92,7 @@ def relaxed(model: Model, values: Sequence[float], limits: Limits, *, clash: boo
         found = outcome.values
         gave = {rule for rule, column in trial.gave if found[column] > TOLERANCE}
         met = all(found[column] <= TOLERANCE for column in trial.missing.values())
-        made = Yielded(trial, found, tuple(str(rule) for rule in rules if rule in gave), met)
+        made = Yielded(trial, found, tuple(str(rule) for rule in rules if rule in gave), met, outcome.gap)
         if met:
             return made
         rest = rest or made

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import copyreg
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from optimizer.solve import Door, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from optimizer.actions import Action
-    from optimizer.evidence import Change, Cost
+    from optimizer.changes import Change
+    from optimizer.evidence import Cost
+
+
+def _viewed(values: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(values)
+
+
+def _reduced(view: MappingProxyType[Any, Any]) -> tuple[Callable[..., Any], tuple[dict[Any, Any]]]:
+    return _viewed, (dict(view),)
+
+
+copyreg.pickle(MappingProxyType, _reduced)  # plans are copied, sent to other processes, and made into plain values
 
 
 class Status(StrEnum):
@@ -45,7 +59,11 @@ class RolePlan:
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """What the plan wants for one pool. `shortage` is the demand not covered, from each time point where any is."""
+    """What the plan wants for one pool.
+
+    `shortage` is the demand not covered, as (seconds ahead, amount): each amount holds until the next, and the last one
+    until the horizon; where it ends before, that is an amount of 0.
+    """
 
     key: str
     roles: Mapping[str, RolePlan]
@@ -54,10 +72,15 @@ class PoolPlan:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """The plan there would be without the dearest tier used: what that tier is worth is the difference in cost."""
+    """The plan there would be without the dearest tier used: what that tier is worth is the difference in cost.
+
+    `relaxed` names the rules that would give way then, and the minimums that would not be met, whose penalties are in
+    the cost.
+    """
 
     without_tier: str
     cost: float
+    relaxed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +107,7 @@ class Plan:
         relaxed: rules that gave way, and minimums that are not met.
         reasons: sentences.
         alternative: the plan without its dearest tier.
-        changes: what more of the binding limits would save.
+        changes: what other limits would save, dearest first; each was planned again.
         hint: where the next solve may begin.
         seconds: filled in by a caller that owns a clock.
     """
@@ -117,7 +140,6 @@ class Answer:
     relaxed: tuple[str, ...]
     reason: str
     hint: Hint
-    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ is exact: handing the places out to single replicas afterwards changes nothing.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from optimizer.actions import batches
+from optimizer.places import batches
 from optimizer.program import INF, Program
 from optimizer.solve import dive
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from optimizer.point import Open, Serving
     from optimizer.pricing import Path
     from optimizer.program import Term
-    from optimizer.solve import Limits
     from optimizer.units import Unit
 
 
@@ -51,12 +51,17 @@ class Stick(NamedTuple):
 def sticks(unit: Unit, path: Path) -> dict[tuple[int, Stick], int]:
     """New replicas of a path by variant and stick."""
     found: dict[tuple[int, Stick], int] = {}
-    for v, numbers in enumerate(path.new):
-        kind = unit.kinds[v]
-        for begin, end, count in batches(numbers, 0) if kind is not None else ():
-            key = (v, Stick(kind or 0, begin, len(numbers) if end is None else end))
+    for v, (kind, numbers) in enumerate(zip(unit.kinds, path.new, strict=True)):
+        for begin, end, count in _spans(numbers) if kind is not None else ():
+            key = (v, Stick(kind or 0, begin, end))
             found[key] = found.get(key, 0) + count
     return found
+
+
+@lru_cache(maxsize=16_384)
+def _spans(numbers: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
+    """(begin, end, count) of new replicas; most numbers come again with other paths."""
+    return tuple((begin, len(numbers) if end is None else end, count) for begin, end, count in batches(numbers, 0))
 
 
 def alike(master: Master) -> dict[tuple[object, ...], list[int]]:
@@ -177,18 +182,18 @@ class Settling:
                 before = [(held[-1], -1.0)] if held else []
                 held.append(self._copied(x, INF))
                 begun = self._copied(u, INF)
-                self.program.row(f"starts[{stick},{lane.way},{i}]", ((held[-1], 1.0), *before, (begun, -1.0)), most=0.0)
+                self.program.row("starts", ((held[-1], 1.0), *before, (begun, -1.0)), most=0.0)
                 holding[i - stick.begin].append((held[-1], 1.0))
             found.append((lane, held))
-        for i, terms in enumerate(holding, stick.begin):
-            self.program.row(f"wanted[{stick},{i}]", [*terms, *self.wanted[stick]], least=0.0)
+        for terms in holding:
+            self.program.row("wanted", [*terms, *self.wanted[stick]], least=0.0)
 
-    def solved(self, limits: Limits, enough: float) -> Settled | None:
+    def solved(self, enough: float, attempts: int | None = None) -> Settled | None:
         """Replicas of every way and blocks of every lot in every period, by rounding; None where that found nothing.
 
         It ends early with a plan that costs no more than `enough`.
         """
-        values = self._rounded(limits, enough)
+        values = self._rounded(enough, attempts)
         if values is None:
             return None
         model = self.master.model
@@ -198,17 +203,17 @@ class Settling:
             opened |= shared_out(numbers, members, model.ladder.lots[members[0]])
         return Settled(self.program.worth(values), self._placed(values), opened)
 
-    def _rounded(self, limits: Limits, enough: float) -> Sequence[float] | None:
+    def _rounded(self, enough: float, attempts: int | None) -> Sequence[float] | None:
         """The best of several ways to round, with and without the paths that nobody follows."""
         picks = [column for _, _, column in self.picks]
         blocks = [column for column in self.blocks.values() if self.program.whole[column]]
         rest = [column for column, whole in enumerate(self.program.whole) if whole]
         upper = list(self.program.upper)
         best: Sequence[float] | None = None
-        for few, up_from in ATTEMPTS:
+        for few, up_from in ATTEMPTS[:attempts]:
             for column in self.unlikely:
                 self.program.upper[column] = 0.0 if few else upper[column]
-            found = dive(self.program, (blocks, picks, rest), limits.time_s, up_from)
+            found = dive(self.program, (blocks, picks, rest), self.master.watch, up_from)
             if found is not None and (best is None or self.program.worth(found) < self.program.worth(best)):
                 best = found
             if best is not None and self.program.worth(best) <= enough:

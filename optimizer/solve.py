@@ -1,8 +1,9 @@
 """Solve a program with HiGHS under limits, to a typed outcome; nothing printed, nothing left to chance.
 
-One thread and a fixed seed: the same problem gives the same answer to the byte, unless the time limit is met. Two doors
-lead to the same solver: PuLP, whose object for every variable and constraint a person can print and audit, and HiGHS's
-own arrays. Tests hold the two to the same answers.
+One thread, a fixed seed and counted work: the same problem gives the same answer to the byte, however busy the machine,
+unless the clock has to end it, which the watch knows (`watch`). Two doors lead to the same solver: PuLP, whose object
+for every variable and constraint a person can print and audit, and HiGHS's own arrays. Tests hold the two to the same
+answers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 import highspy
 import numpy as np
 import pulp
+
+from optimizer.watch import STOPS, Watch, Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +33,14 @@ FRACTION = 1e-6
 NEARLY = 0.8
 """Fractions above this are rounded up together."""
 MOST_STEPS = 300
+MOST_NUMBER = 2**31 - 1
+REACH = 0.5
+"""Share of the time limit that the work of a search is reckoned to take: a machine half as fast does it in time too."""
+PATIENCE = 2.0
+"""Times the time limit after which the clock ends a search, whatever work is left."""
+SECONDS_PER_STEP = 2e-5
+SECONDS_PER_ENTRY = 1e-8
+"""Of one step of the simplex method, by entries of the program: twice what 10,000 to 30,000 of them took."""
 
 
 class Door(StrEnum):
@@ -43,12 +54,17 @@ class Door(StrEnum):
 class Limits:
     """How far to go: seconds, relative gap at which an answer counts as the best, nodes of the search tree.
 
-    Only the seconds are not the same everywhere: what HiGHS finds in them depends on the machine and what else it does.
+    The seconds are turned into work, as much as takes about half of them on a usual machine. The clock is read as well,
+    and ends what takes longer than twice as many.
     """
 
     time_s: float = 5.0
     gap: float = 0.005
     nodes: int | None = None
+
+    def watch(self) -> Watch:
+        """A clock that ends what takes far longer than it should."""
+        return Watch(PATIENCE * self.time_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +107,7 @@ def quiet() -> highspy.Highs:
 
 def _solver(limits: Limits) -> highspy.Highs:
     solver = quiet()
-    options = {"time_limit": max(0.0, limits.time_s), "mip_rel_gap": limits.gap, "mip_abs_gap": 0.0}
-    for name, value in options.items():
+    for name, value in {"mip_rel_gap": limits.gap, "mip_abs_gap": 0.0}.items():
         solver.setOptionValue(name, value)
     if limits.nodes is not None:
         solver.setOptionValue("mip_max_nodes", limits.nodes)
@@ -164,16 +179,39 @@ def _outcome(solver: highspy.Highs, program: Program, values: Sequence[float]) -
     raise RuntimeError(f"HiGHS ended with {status} on a supply program; expected optimal, infeasible or a limit")
 
 
-def relaxation(program: Program, time_s: float) -> tuple[float, ...] | None:
-    """The best point with fractions allowed; None where it is not found in time."""
-    solver = _solver(Limits(time_s))
+def relaxation(program: Program, time_s: float, watch: Watch | None = None) -> tuple[float, ...] | None:
+    """The best point with fractions allowed; None where that takes more steps than are reckoned for the seconds."""
+    solver = quiet()
+    steps = REACH * time_s / (SECONDS_PER_STEP + SECONDS_PER_ENTRY * len(program.index))
+    solver.setOptionValue("simplex_iteration_limit", int(min(steps, MOST_NUMBER)))
     lp = arrays(program)
     lp.integrality_ = []
     solver.passModel(lp)
-    solver.run()
+    (watch or Limits(time_s).watch()).run(solver)
     if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         return None
     return tuple(solver.getSolution().col_value)
+
+
+def _through_pulp(program: Program, limits: Limits, watch: Watch, work: Work) -> Outcome:
+    problem = as_pulp(program)
+    nodes = {} if limits.nodes is None else {"mip_max_nodes": limits.nodes}
+    problem.solve(
+        pulp.HiGHS(
+            msg=False,
+            threads=1,
+            timeLimit=max(0.0, watch.left_s),
+            gapRel=limits.gap,
+            gapAbs=0.0,
+            random_seed=SEED,
+            callbackTuple=(work, None),
+            callbacksToActivate=[STOPS],
+            **nodes,
+        )
+    )
+    watch.ran(problem.solverModel, 0.0)
+    found = [variable.varValue or 0.0 for variable in problem.variables()]
+    return _outcome(problem.solverModel, program, found)
 
 
 def solve(
@@ -183,37 +221,27 @@ def solve(
     start: Sequence[float] | None = None,
     enough: float | None = None,
     door: Door = Door.ARRAYS,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Solve a program built by `algebra.build`.
 
     Args:
         program: columns and rows.
-        limits: time, gap and nodes.
+        limits: gap, nodes and the time that is reckoned for it.
         start: a feasible point to begin with (the last plan, the greedy one); the answer is never worse.
         enough: an objective at which to stop; used by the arrays only, like `start`.
         door: how the program is handed over.
+        watch: what the clock leaves for it, where it is one of several programs.
 
     Raises:
         RuntimeError: HiGHS reports a state that such a program cannot be in; a fault of this package.
     """
     if not program.names:
         return Solved((), program.constant, 0.0)
+    watch = watch or limits.watch()
+    work = Work(len(program.index), REACH * limits.time_s)
     if door is Door.PULP:
-        problem = as_pulp(program)
-        nodes = {} if limits.nodes is None else {"mip_max_nodes": limits.nodes}
-        problem.solve(
-            pulp.HiGHS(
-                msg=False,
-                threads=1,
-                timeLimit=max(0.0, limits.time_s),
-                gapRel=limits.gap,
-                gapAbs=0.0,
-                random_seed=SEED,
-                **nodes,
-            )
-        )
-        found = [variable.varValue or 0.0 for variable in problem.variables()]
-        return _outcome(problem.solverModel, program, found)
+        return _through_pulp(program, limits, watch, work)
     solver = _solver(limits)
     solver.passModel(arrays(program))
     if enough is not None:
@@ -222,28 +250,30 @@ def solve(
         solution = highspy.HighsSolution()
         solution.col_value = list(start)
         solver.setSolution(solution)
-    solver.run()
+    watch.run(solver, work)
     return _outcome(solver, program, solver.getSolution().col_value)
 
 
 def dive(
-    program: Program, ranks: Sequence[Sequence[int]], time_s: float, up_from: float = 0.0
+    program: Program, ranks: Sequence[Sequence[int]], watch: Watch, up_from: float = 0.0
 ) -> tuple[float, ...] | None:
     """A good point with whole numbers, found by rounding the relaxation step by step; None where that led nowhere.
 
     Args:
         program: as for `solve`.
         ranks: whole columns in the order in which they are settled: all fractions of a rank before those of the next.
-        time_s: for every relaxation.
+        watch: what the clock leaves for it.
         up_from: fractions from here on are rounded up, smaller ones down.
     """
-    solver = _solver(Limits(time_s))
+    solver = quiet()
     lp = arrays(program)
     lp.integrality_ = []
     solver.passModel(lp)
     tried: tuple[int, float, bool] | None = None
     for _ in range(MOST_STEPS):
-        solver.run()
+        watch.run(solver)
+        if watch.ended:
+            return None
         if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             if tried is None:
                 return None

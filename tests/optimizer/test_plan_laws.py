@@ -115,7 +115,7 @@ def test_greedy_keeps_every_rule_and_is_never_better(chunk: int) -> None:
         model = build(steps)
         quick = complete(model, *greedy(steps))
         assert breaches(model.program, quick) == (), seed
-        outcome = solve(model.program, Limits(10.0, 0.0))
+        outcome = solve(model.program, Limits(60.0, 0.0))
         assert isinstance(outcome, Solved)
         assert model.program.worth(quick) >= outcome.objective - 1e-6, seed
         dearer += model.program.worth(quick) > outcome.objective + 1e-6
