@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 import yaml
@@ -68,9 +69,13 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log debug 
 
 def main() -> None:
     """Console script."""
-    out = sys.stdout
+    out: TextIO | None = sys.stdout
     try:
-        app()
+        try:
+            app()
+        finally:
+            if out is not None and sys.stdout is out:  # None: started with a closed stdout
+                out.flush()  # a full disk shows itself here at the latest, and not as a traceback of the interpreter's
     except SystemExit:
         if sys.stdout is out:
             raise
@@ -82,6 +87,12 @@ def main() -> None:
     except BrokenPipeError:  # likewise, while Rich was writing
         sys.stderr.close()
         raise SystemExit(0) from None
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written is not tried again at the end
+        errors.print(f"error: stdout: {error.strerror}; the output is not whole", style="red", highlight=False)
+        raise SystemExit(EXIT_FOUND) from None
 
 
 def _version(wanted: bool) -> None:
