@@ -32,7 +32,9 @@ def plan(
         bool, typer.Option("--explain", help="Say why: costs, what binds, the next-best plan, what would change it.")
     ] = False,
     gap: Annotated[float, typer.Option(min=0, max=1, help="Relative gap that counts as optimal.")] = 0.005,
-    time_limit: Annotated[float, typer.Option(min=0, help="Seconds the solver may use.")] = 10.0,
+    time_limit: Annotated[
+        float, typer.Option(min=0, help="Seconds of work for the solver; the clock ends it at twice as many.")
+    ] = 10.0,
     node_limit: Annotated[int | None, typer.Option(min=0, help="Nodes of its search tree.", show_default=False)] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the file's JSON Schema, and end.")] = False,
 ) -> None:

@@ -221,7 +221,7 @@ class ForecastSettings(Door):
 class PlanSettings(Door):
     """How the plan is made."""
 
-    time_limit_s: Seconds = Field(2.0, description="The solver's; greedy answers when it is over.")
+    time_limit_s: Seconds = Field(2.0, description="Of work for the solver; the clock ends it at twice as many.")
     gap: float = Field(0.005, ge=0, lt=1, description="Accepted distance from the optimum, as a share.")
     horizon_s: Seconds = Field(3600.0, description="Span over which costs are compared.")
     budget_per_hour: Annotated[float, Field(gt=0, le=1e12)] | None = Field(

@@ -39,7 +39,7 @@ SMALL = 400
 SHARE_OF_TIME = 0.4
 """Of the time limit, for the linear relaxation, and for the solver after a problem was taken apart."""
 OUT_OF_TIME = "ran out of time by the clock, another run may end elsewhere"
-SHARE_FOR_FEW = 0.8
+SHARE_FOR_FEW = 0.5
 """The same after a few pools were taken apart: that takes less time, and the solver gets further with them."""
 COLUMNS_PER_SECOND = 1200
 """Programs with more than this are beyond the solver in so many seconds once there is a good plan to improve on."""
