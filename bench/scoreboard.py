@@ -1,11 +1,14 @@
 """The scoreboard in README: every policy as shipped and tuned, on the visible traces, against the oracle, as Markdown.
 
-    python bench/scoreboard.py [--quick [--tune]] [--cases NAME,…] [--policies NAME,…] [--seeds N] [--out FILE.md]
+    python bench/scoreboard.py [--quick [--tune] [--curve]] [--cases NAME,…] [--policies NAME,…] [--seeds N] [--out F]
 
 Each trace is cut in three. On its first third every policy's small grid (`registry.grid`) is tried with seed 0 and its
 best setting kept: the cheapest that serves the wanted share, else the one that serves most. The other two thirds are
 measured, with the defaults and with that setting, over all seeds. The oracle's bound is taken at each row's own
 attainment, so `x oracle` is what a row pays for not knowing the future.
+
+`--curve` measures ours with every setting of its grid, and says for each rival what ours costs where it serves as many
+or more: the setting is picked knowing the result, as its user would pick it after a replay of his own load.
 
 Finished runs are kept in `--cache` under a hash of the job and of the code, so that an interrupted board goes on where
 it was; `--stale` accepts runs of other code. BurstGPT's published aggregates are left out: hourly bins hide all that
@@ -26,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scoreboard_table import Row, Shown, case_text, standing_text, told
+from scoreboard_table import SET, Row, Shown, case_text, matched_text, standing_text, told
 
 from autoscaler.policies.registry import OWN, POLICIES, grid
 from autoscaler.scoreboard import Job, TraceSpec
@@ -160,7 +163,9 @@ def tuned(case: Case, policy: str, runs: Runs, *, quick: bool) -> Mapping[str, s
     return best(list(zip(settings, results, strict=True)), case.setup.slo.attainment)
 
 
-def board(case: Case, policies: Sequence[str], seeds: int, runs: Runs, *, quick: bool, tune: bool) -> list[Row]:
+def board(
+    case: Case, policies: Sequence[str], seeds: int, runs: Runs, *, quick: bool, tune: bool, curve: bool
+) -> list[Row]:
     """All rows of a case."""
     spec, setup = case.spec(MEASURE, quick=quick), case.setup
     load = spec.load(0)
@@ -169,6 +174,8 @@ def board(case: Case, policies: Sequence[str], seeds: int, runs: Runs, *, quick:
         wanted.append((policy, "shipped", {}))
         if tune and (knobs := tuned(case, policy, runs, quick=quick)):
             wanted.append((policy, "tuned", knobs))
+    if curve:
+        wanted += [(OWN, SET, knobs) for knobs in grid(OWN)]
     jobs = [Job(spec, name, seed, setup, knobs, case.fluid) for name, _, knobs in wanted for seed in range(seeds)]
     results = runs.of(jobs)
     rows = []
@@ -197,6 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller scales, 2 seeds, no tuning: minutes")
     parser.add_argument("--tune", action="store_true", help="tune with --quick as well")
+    parser.add_argument("--curve", action="store_true", help="ours in all settings, at each rival's attainment")
     parser.add_argument("--cases", default="", help="names with commas; all: " + ", ".join(one.name for one in CASES))
     parser.add_argument("--policies", default="", help="names with commas (ours is always among them)")
     parser.add_argument("--seeds", type=int, default=0, help="default 5, or 2 with --quick")
@@ -213,9 +221,12 @@ def main() -> None:
     runs, begun, parts = Runs(given.cache, max(1, given.workers), stale=given.stale), time.monotonic(), [machine()]
     for case in cases:
         print(f"{case.name}: {case.source}", flush=True)
-        rows = board(case, names, seeds, runs, quick=given.quick, tune=given.tune or not given.quick)
+        tune = given.tune or not given.quick
+        rows = board(case, names, seeds, runs, quick=given.quick, tune=tune, curve=given.curve)
         about = shown(case, seeds, quick=given.quick)
         parts += [case_text(about, rows), standing_text(rows, OWN)]
+        if given.curve:
+            parts.append(matched_text(rows, OWN))
     text = told(parts)
     print(text)
     print(f"{time.monotonic() - begun:.0f} s")

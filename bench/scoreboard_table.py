@@ -14,6 +14,13 @@ SAME_SHARE = 0.005
 SAME_COST = 0.03
 """GPU-hours within 3 % are a tie."""
 
+SET = "set"
+"""Flavour of a row that shows one setting of ours among others."""
+SAVES = 0.15
+"""GPU-hours that ours should save against any rival which serves no more."""
+CLAIRVOYANT = ("static-peak", "static-mean")
+"""They know the whole trace beforehand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -118,6 +125,29 @@ def standing_text(rows: Sequence[Row], own: str) -> str:
     else:
         lines.append("- no rival serves as many")
     lines.append(f"- {ours.cost / ours.oracle:.2f} times the oracle at the same attainment ({ours.oracle:,.2f})")
+    return "\n".join(lines) + "\n"
+
+
+def matched_text(rows: Sequence[Row], own: str) -> str:
+    """What ours costs at each rival's attainment or better, in its cheapest setting there; every exception is said."""
+    mine = [row for row in rows if row.policy == own]
+    saved, short, beyond = [], [], []
+    for row in sorted((row for row in rows if row.policy != own), key=lambda row: -row.share):
+        name = (
+            row.policy + (" tuned" if row.flavour == "tuned" else "") + (" (clairvoyant)" * (row.policy in CLAIRVOYANT))
+        )
+        able = [one for one in mine if one.share >= row.share - SAME_SHARE]
+        if not able:
+            beyond.append(f"{name} {row.share:.1%}, {row.cost:,.2f}")
+            continue
+        least = min(able, key=lambda one: one.cost)
+        change = least.cost / row.cost - 1
+        said = f"{name} {change:+.0%} ({row.share:.1%}, {row.cost:,.2f}; ours {least.share:.1%}, {least.cost:,.2f})"
+        (saved if change <= -SAVES else short).append(said)
+    lines = [f"{own} at each rival's attainment or better, in the cheapest of its {len(mine)} settings there:", ""]
+    lines.append(f"- at least {SAVES:.0%} fewer GPU-hours than {len(saved)} of {len(saved) + len(short) + len(beyond)}")
+    lines += [f"- **not so** against {said}" for said in short]
+    lines += [f"- **out of reach** of these settings: {said}" for said in beyond]
     return "\n".join(lines) + "\n"
 
 

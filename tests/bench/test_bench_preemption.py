@@ -57,18 +57,23 @@ def row(bench: ModuleType, slo: float, lost: float, **more: Any) -> Any:
 
 
 def test_targets_are_held_against_free_gpus_and_the_other_choices(bench: ModuleType) -> None:
-    """Ours 2 points below unlimited, 4 of 10 and of 7 GPU-hours lost; 5 points are lost to leaving."""
+    """Ours 2 points below unlimited, 4 of 10 and of 7 GPU-hours lost; 5 points are lost to leaving.
+
+    With nodes to buy only half a point is missing.
+    """
     table = {
         "unlimited": row(bench, 0.86, 0.0),
         "lowest-least-lost": row(bench, 0.84, 4.0, kv=0.06),
         "least-lost": row(bench, 0.84, 2.0),
         "priority": row(bench, 0.84, 10.0),
         "random": row(bench, 0.84, 7.0),
+        "with nodes": row(bench, 0.855, 4.0),
         "told": row(bench, 0.90, 4.0),
         "told, unlimited": row(bench, 0.95, 0.0),
     }
     said = bench.missed(table)
-    assert [line.split()[0] for line in said] == ["MISSED", "met", "MISSED", "met", "MISSED"]
+    assert [line.split()[0] for line in said] == ["MISSED", "met", "met", "MISSED", "met", "MISSED"]
     assert "-2.00%; told of each burst as it begins -5.00%" in said[0]
-    assert "40%; whatever the priority 20%" in said[1]
-    assert "57%; whatever the priority 29%" in said[2]
+    assert "the same with nodes to buy: -0.50%" in said[1]
+    assert "40%; whatever the priority 20%" in said[2]
+    assert "57%; whatever the priority 29%" in said[3]
