@@ -131,7 +131,8 @@ def standing_text(rows: Sequence[Row], own: str) -> str:
 def matched_text(rows: Sequence[Row], own: str) -> str:
     """What ours costs at each rival's attainment or better, in its cheapest setting there; every exception is said."""
     mine = [row for row in rows if row.policy == own]
-    saved, short, beyond = [], [], []
+    least_share = min(row.share for row in mine)
+    saved, short, beyond, below = [], [], [], []
     for row in sorted((row for row in rows if row.policy != own), key=lambda row: -row.share):
         name = (
             row.policy + (" tuned" if row.flavour == "tuned" else "") + (" (clairvoyant)" * (row.policy in CLAIRVOYANT))
@@ -143,11 +144,15 @@ def matched_text(rows: Sequence[Row], own: str) -> str:
         least = min(able, key=lambda one: one.cost)
         change = least.cost / row.cost - 1
         said = f"{name} {change:+.0%} ({row.share:.1%}, {row.cost:,.2f}; ours {least.share:.1%}, {least.cost:,.2f})"
-        (saved if change <= -SAVES else short).append(said)
+        serves_less = row.share < least_share - SAME_SHARE
+        (saved if change <= -SAVES else below if serves_less else short).append(said)
     lines = [f"{own} at each rival's attainment or better, in the cheapest of its {len(mine)} settings there:", ""]
-    lines.append(f"- at least {SAVES:.0%} fewer GPU-hours than {len(saved)} of {len(saved) + len(short) + len(beyond)}")
+    rivals = len(saved) + len(short) + len(beyond) + len(below)
+    lines.append(f"- at least {SAVES:.0%} fewer GPU-hours than {len(saved)} of {rivals}")
     lines += [f"- **not so** against {said}" for said in short]
     lines += [f"- **out of reach** of these settings: {said}" for said in beyond]
+    if below:
+        lines.append(f"- **serve less than any of these settings** ({least_share:.1%}), for less: {'; '.join(below)}")
     return "\n".join(lines) + "\n"
 
 
