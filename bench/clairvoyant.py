@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from autoscaler.simulator.result import Result
 
 STEP_S, AROUND_S, AHEAD_S = 15.0, 60.0, 150.0
-DIALS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)
+DIALS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.5, 5.0)
 """c: replicas over what the load fills when engines are as full as the ITL target lets them be."""
 
 
