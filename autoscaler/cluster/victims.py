@@ -43,17 +43,27 @@ def chosen(gangs: Sequence[GangSight], wanted: int, size: int, seen: Snapshot, r
         else:
             space.change(gang, -1)
     enough = min(wanted, space.gained)
-    for gang in sorted(taken, key=lambda one: (-one.priority, -one.gpus * cost[one.group.key], one.group.key)):
+    lost = {gang.group.key: gang.gpus * cost[gang.group.key] for gang in gangs}
+    _spare(taken, space, enough, lost)
+    if enough < wanted:
+        return taken
+    better = _exchanged(taken, gangs, space, enough, lost)
+    _spare(better, space, enough, lost)
+    return better
+
+
+def _spare(taken: list[GangSight], space: _Space, enough: int, lost: Mapping[str, float]) -> None:
+    """Leave those alone that are not needed, the highest priority and the dearest first."""
+    for gang in sorted(taken, key=lambda one: (-one.priority, -lost[one.group.key], one.group.key)):
         space.change(gang, -1)
         if space.gained >= enough:
             taken.remove(gang)
         else:
             space.change(gang, 1)
-    return _exchanged(taken, gangs, space, enough, cost) if enough >= wanted else taken
 
 
 def _exchanged(
-    taken: list[GangSight], gangs: Sequence[GangSight], space: _Space, enough: int, cost: Mapping[str, float]
+    taken: list[GangSight], gangs: Sequence[GangSight], space: _Space, enough: int, lost: Mapping[str, float]
 ) -> list[GangSight]:
     def swap(one: GangSight, other: GangSight) -> bool:
         space.change(one, -1)
@@ -68,7 +78,7 @@ def _exchanged(
         taken,
         [gang for gang in gangs if gang not in taken],
         rank=lambda gang: gang.priority,
-        cost=lambda gang: gang.gpus * cost[gang.group.key],
+        cost=lambda gang: lost[gang.group.key],
         swap=swap,
     )
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from autoscaler.exchange import exchanged
 from autoscaler.nearness import across_s, homes
 from autoscaler.simulator.setup import Victims
 from autoscaler.simulator.startup import drawn
+from autoscaler.simulator.victims import better, spare
 
 if TYPE_CHECKING:
     import numpy as np
@@ -240,33 +240,10 @@ class Supply:
             got += gang.spec.gpus
         if rule in {Victims.LOWEST_LEAST, Victims.LEAST_LOST}:
             ranked = rule is Victims.LOWEST_LEAST
-            for gang in sorted(taken, key=lambda one: (-one.spec.priority * ranked, -one.spec.gpus * price(one))):
-                if got - gang.spec.gpus >= gpus:
-                    taken.remove(gang)
-                    got -= gang.spec.gpus
-            taken = self._exchanged(taken, running, gpus, price, ranked=ranked)
+            spare(taken, gpus, price, ranked=ranked)
+            taken = better(taken, running, gpus, price, ranked=ranked)
+            spare(taken, gpus, price, ranked=ranked)
         return taken
-
-    def _exchanged(
-        self, taken: list[Gang], running: list[Gang], wanted: int, price: Callable[[Gang], float], *, ranked: bool
-    ) -> list[Gang]:
-        got = sum(gang.spec.gpus for gang in taken)
-
-        def swap(one: Gang, other: Gang) -> bool:
-            nonlocal got
-            left = got - one.spec.gpus + other.spec.gpus
-            got = left if left >= wanted else got
-            return left >= wanted
-
-        costs = {id(gang): gang.spec.gpus * price(gang) for gang in running}
-        others = [gang for gang in running if gang not in taken] if got >= wanted else []
-        return exchanged(
-            taken,
-            others,
-            rank=lambda gang: gang.spec.priority * ranked,
-            cost=lambda gang: costs[id(gang)],
-            swap=swap,
-        )
 
     def _price(self, now: float) -> Callable[[Gang], float]:
         """What taking a gang costs in seconds of work per GPU: lost, and for GPUs apart from those that serve."""
