@@ -91,7 +91,7 @@ def main() -> None:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written is not tried again at the end
-        errors.print(f"error: stdout: {error.strerror}; the output is not whole", style="red", highlight=False)
+        errors.print(f"error: cannot write: {error.strerror}; the output is not whole", style="red", highlight=False)
         raise SystemExit(EXIT_FOUND) from None
 
 

@@ -138,5 +138,8 @@ class Rules:
         """
         if self.wake_s is None:
             return None
-        prices = (rung.price_per_gpu_hour for rung in self.supply if rung.accelerator == accelerator)
-        return SupplyRules(Tier.WAKE, accelerator, self.wake_s, min(prices, default=1.0), spread=self.wake_spread)
+        return SupplyRules(Tier.WAKE, accelerator, self.wake_s, self.least_price(accelerator), spread=self.wake_spread)
+
+    def least_price(self, accelerator: str) -> float:
+        """Price of a GPU of this kind for an hour, by its cheapest rung; 1 where it has none."""
+        return min((rung.price_per_gpu_hour for rung in self.supply if rung.accelerator == accelerator), default=1.0)

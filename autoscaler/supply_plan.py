@@ -140,7 +140,7 @@ def awaited(
 
 def _pool(rule: RoleRules, points: Points, counts: Standing, coming: OnTheWay, rules: Rules) -> Pool:
     """A role's demand in whole replicas (head-room included), one unit of capacity each."""
-    price = min((r.price_per_gpu_hour for r in rules.supply if r.accelerator == rule.accelerator), default=1.0)
+    price = rules.least_price(rule.accelerator)
     wake = rules.wakes.get(rule.key)
     lead_s = min((rung.lead_s for rung in rules.rungs(rule) if rung.tier is not Tier.WAKE), default=0.0)
     planned = rules.least_quantile if rules.quantile is None else rules.quantile
@@ -195,14 +195,13 @@ def _sleepers(
 def _coming_free(spare: Sequence[Ground], rules: Rules) -> Iterator[Source]:
     """GPUs that will be free without anything being taken or ordered for them: more have left, or come, than wait."""
     for number, ground in enumerate(spare):
-        prices = (rung.price_per_gpu_hour for rung in rules.supply if rung.accelerator == ground.accelerator)
         yield Source(
             key=f"coming/{ground.accelerator}/{number}",
             tier=Rung.START,
             accelerator=ground.accelerator,
             gpus=ground.gpus,
             lead_s=ground.lands_s,
-            price_per_gpu_hour=min(prices, default=1.0),
+            price_per_gpu_hour=rules.least_price(ground.accelerator),
         )
 
 

@@ -3,9 +3,8 @@
 Most of the time pools do not contend: each can take from its own cheapest ways without using up anything shared. Then
 every pool planned alone is the exact answer for all (`alone`). Pools on kinds of GPU whose stock or whole blocks get
 in the way go to the integer program, in parts that share no limited stock, which is exact too: such parts have no row
-in common (`part`). A rule over all pools
-joins them only where their own answers break it: dropping it can only make the best plan cheaper, so answers that keep
-it anyway are the best with it too.
+in common (`part`). A rule over all pools joins them only where their own answers break it: dropping it can only make
+the best plan cheaper, so answers that keep it anyway are the best with it too.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from autoscaler.cluster.stock import domain_of
-from autoscaler.exchange import exchanged
+from autoscaler.exchange import improved
 from autoscaler.nearness import across_s, paired_homes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from autoscaler.cluster.sight_types import GangSight, SightRules, Snapshot
 
@@ -43,42 +43,23 @@ def chosen(gangs: Sequence[GangSight], wanted: int, size: int, seen: Snapshot, r
         else:
             space.change(gang, -1)
     enough = min(wanted, space.gained)
-    lost = {gang.group.key: gang.gpus * cost[gang.group.key] for gang in gangs}
-    _spare(taken, space, enough, lost)
-    if enough < wanted:
-        return taken
-    better = _exchanged(taken, gangs, space, enough, lost)
-    _spare(better, space, enough, lost)
-    return better
 
-
-def _spare(taken: list[GangSight], space: _Space, enough: int, lost: Mapping[str, float]) -> None:
-    """Leave those alone that are not needed, the highest priority and the dearest first."""
-    for gang in sorted(taken, key=lambda one: (-one.priority, -lost[one.group.key], one.group.key)):
-        space.change(gang, -1)
-        if space.gained >= enough:
-            taken.remove(gang)
-        else:
-            space.change(gang, 1)
-
-
-def _exchanged(
-    taken: list[GangSight], gangs: Sequence[GangSight], space: _Space, enough: int, lost: Mapping[str, float]
-) -> list[GangSight]:
-    def swap(one: GangSight, other: GangSight) -> bool:
+    def swap(one: GangSight, other: GangSight | None) -> bool:
         space.change(one, -1)
-        space.change(other, 1)
+        if other is not None:
+            space.change(other, 1)
         if space.gained >= enough:
             return True
-        space.change(other, -1)
+        if other is not None:
+            space.change(other, -1)
         space.change(one, 1)
         return False
 
-    return exchanged(
+    return improved(
         taken,
-        [gang for gang in gangs if gang not in taken],
+        [gang for gang in gangs if gang not in taken] if enough == wanted else [],
         rank=lambda gang: gang.priority,
-        cost=lambda gang: lost[gang.group.key],
+        cost=lambda gang: gang.gpus * cost[gang.group.key],
         swap=swap,
     )
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autoscaler.nearness import across_s, homes
-from autoscaler.simulator.setup import Victims
 from autoscaler.simulator.startup import drawn
-from autoscaler.simulator.victims import better, spare
+from autoscaler.simulator.victims import chosen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,7 +205,8 @@ class Supply:
     def preempt(self, gpus: int, now: float) -> int:
         """Evict gangs for at least `gpus`, or all there are; returns the GPUs on their way."""
         got = 0
-        for gang in self._victims(gpus, now):
+        running = [gang for gang in self.gangs if gang.running]
+        for gang in chosen(running, gpus, self._setup.victims, self._price(now), self._random):
             self.lost.gpu_seconds += gang.loses(now)
             self.lost.evictions += 1
             gang.running, gang.since = False, now
@@ -218,32 +218,6 @@ class Supply:
             got += gang.spec.gpus
         self.leaving += got
         return got
-
-    def _victims(self, gpus: int, now: float) -> list[Gang]:
-        running = [gang for gang in self.gangs if gang.running]
-        rule = self._setup.victims
-        price = self._price(now)
-        if rule is Victims.RANDOM:
-            running = [running[index] for index in self._random.permutation(len(running))]
-        elif rule is Victims.PRIORITY:
-            running.sort(key=lambda gang: (gang.spec.priority, -gang.since))
-        elif rule is Victims.LEAST_LOST:
-            running.sort(key=lambda gang: (price(gang), gang.spec.priority))
-        else:
-            running.sort(key=lambda gang: (gang.spec.priority, price(gang)))
-        taken: list[Gang] = []
-        got = 0
-        for gang in running:
-            if got >= gpus:
-                break
-            taken.append(gang)
-            got += gang.spec.gpus
-        if rule in {Victims.LOWEST_LEAST, Victims.LEAST_LOST}:
-            ranked = rule is Victims.LOWEST_LEAST
-            spare(taken, gpus, price, ranked=ranked)
-            taken = better(taken, running, gpus, price, ranked=ranked)
-            spare(taken, gpus, price, ranked=ranked)
-        return taken
 
     def _price(self, now: float) -> Callable[[Gang], float]:
         """What taking a gang costs in seconds of work per GPU: lost, and for GPUs apart from those that serve."""

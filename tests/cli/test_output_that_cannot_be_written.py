@@ -19,7 +19,9 @@ def test_a_full_disk_is_said_once(arguments: tuple[str, ...]) -> None:
         pytest.skip("no /dev/full on this system")
     with FULL.open("w") as full:
         ended = subprocess.run((*COMMAND, *arguments), stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
-    assert ended.stderr.decode().splitlines() == ["error: stdout: No space left on device; the output is not whole"]
+    assert ended.stderr.decode().splitlines() == [
+        "error: cannot write: No space left on device; the output is not whole"
+    ]
     assert ended.returncode == 1
 
 

@@ -1,4 +1,4 @@
-"""Gangs found to be taken are exchanged for others that lose less in all."""
+"""Of gangs found to be taken the needless are left alone, and others exchanged for what loses less in all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscaler.exchange import exchanged
+from autoscaler.exchange import improved
 
 
 class Gang(NamedTuple):
@@ -21,13 +21,13 @@ def chosen(taken: list[Gang], others: list[Gang], wanted: int) -> list[Gang]:
     """Exchanged while `wanted` GPUs are kept."""
     got = sum(one.gpus for one in taken)
 
-    def swap(one: Gang, other: Gang) -> bool:
+    def swap(one: Gang, other: Gang | None) -> bool:
         nonlocal got
-        enough = got - one.gpus + other.gpus >= wanted
-        got += (other.gpus - one.gpus) * enough
-        return enough
+        left = got - one.gpus + (other.gpus if other else 0)
+        got = left if left >= wanted else got
+        return left >= wanted
 
-    return exchanged(taken, others, rank=lambda one: one.priority, cost=lambda one: one.lost, swap=swap)
+    return improved(taken, others, rank=lambda one: one.priority, cost=lambda one: one.lost, swap=swap)
 
 
 def test_the_dearest_gives_way_to_the_cheapest_that_is_enough() -> None:
@@ -39,9 +39,21 @@ def test_the_dearest_gives_way_to_the_cheapest_that_is_enough() -> None:
 
 
 def test_one_exchange_makes_room_for_the_next() -> None:
-    """Eleven of 8 + 4 wanted: the 8 (90) gives way to the 16 (80), and then the 4 (20) to the 2 (10)."""
-    eight, four, large, small = Gang(0, 8, 0, 90), Gang(1, 4, 0, 20), Gang(2, 16, 0, 80), Gang(3, 2, 0, 10)
-    assert sorted(chosen([eight, four], [large, small], 11)) == [large, small]
+    """Eighteen wanted of 8 + 8 + 4: an 8 (90) gives way to the 16 (80), then the other (55) to the 2 (10).
+
+    Of these 22 the 4 (20) is needless.
+    """
+    eight, other, four = Gang(0, 8, 0, 90), Gang(1, 8, 0, 55), Gang(2, 4, 0, 20)
+    large, small = Gang(3, 16, 0, 80), Gang(4, 2, 0, 10)
+    assert sorted(chosen([eight, other, four], [large, small], 18)) == [large, small]
+
+
+def test_what_is_needless_is_left_alone_first_and_after_an_exchange() -> None:
+    """Of 8 (50) and 4 (20) for four GPUs the 8 is left. For seven both are needed until 8 (60) serves in 4's place."""
+    eight, four = Gang(0, 8, 0, 50), Gang(1, 4, 0, 20)
+    assert chosen([eight, four], [], 4) == [four]
+    slim, wide = Gang(2, 4, 0, 70), Gang(3, 8, 0, 60)
+    assert chosen([slim, four], [wide], 7) == [wide]
 
 
 def test_a_higher_priority_is_never_taken_for_a_lower_one() -> None:
@@ -65,11 +77,13 @@ def test_enough_stay_taken_and_less_is_lost_at_no_higher_priority(
     if sum(each.gpus for each in taken) < wanted:
         return
     after = chosen(taken, [one for one in gangs if one not in taken], wanted)
-    assert len(set(after)) == len(taken)
+    assert len(set(after)) == len(after) <= len(taken)
+    assert all(sum(one.gpus for one in after) - one.gpus < wanted for one in after)
     assert sum(one.gpus for one in after) >= wanted
     lost = sum(one.lost for one in after)
     assert lost <= sum(one.lost for one in taken)
-    assert sorted(one.priority for one in after) <= sorted(one.priority for one in taken)
+    before, then = (sorted((one.priority for one in some), reverse=True) for some in (taken, after))
+    assert all(low <= high for low, high in zip(then, before, strict=False))
     spare = sum(one.gpus for one in after) - wanted
     for one in after:
         for other in set(gangs) - set(after):
